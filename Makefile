@@ -1,0 +1,55 @@
+# Every target sets up what it needs on a fresh machine: Python 3.11+ with venv is all that must be there.
+
+PYTHON ?= python3
+DATA ?= ../shared/data
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# Tests of real data skip where the folder is absent.
+export FRAZIL_DATA := $(abspath $(DATA))
+
+.PHONY: demo test check format bench peers docs clean
+
+demo: $(INSTALLED)
+	$(BIN)/frazil demo --out demo/hinge
+	@if [ -e "$(FRAZIL_DATA)/apoferritin/particles/particles.star" ]; then \
+		echo; echo "The same command on 1,000 real particles of apoferritin:"; \
+		$(BIN)/frazil reconstruct "$(FRAZIL_DATA)/apoferritin/particles/particles.star" --symmetry O --out demo/apoferritin; \
+	fi
+
+# One thread per worker: the tensors are small, and workers that share cores only slow each other down.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(TESTS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+peers:
+	benchmarks/peers.sh
+
+# About an hour on two quiet cores. One after the other: they measure time.
+bench: $(INSTALLED) peers
+	$(BIN)/python benchmarks/backprojection.py
+	$(BIN)/python benchmarks/cryodrgn_parity.py
+	$(BIN)/python benchmarks/interoperability.py
+	$(BIN)/python benchmarks/apoferritin.py
+
+clean:
+	rm -rf .venv .stamps demo docs/_build docs/verbs .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
