@@ -1,0 +1,224 @@
+"""Pictures of latent spaces: density maps, scatter plots, the truth against what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from frazil.figures.style import (
+    COLOURS,
+    DENSITY,
+    INK,
+    Array,
+    Spec,
+    as_array,
+    as_list,
+    new_figure,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# a spec keeps at most this many points of a cloud (evenly through the rows); the densities drawn use them all
+POINTS_IN_SPEC = 20_000
+
+
+@styled
+def density(
+    coordinates: Array,
+    title: str,
+    *,
+    labels: Sequence[str] = ("PC 1", "PC 2"),
+    marks: Array | None = None,
+    mark_names: Sequence[str] | None = None,
+    paths: Sequence[Array] = (),
+) -> tuple[Spec, Figure]:
+    """How densely particles fill a plane (hexagonal bins, logarithmic), with marked points and paths over it.
+
+    Args:
+        coordinates: (N, 2), or (N, 1) or (N,): a single coordinate is drawn as a histogram.
+        title: heading of the figure.
+        labels: names of the axes.
+        marks: (M, 2) or (M, 1) points to mark, cluster centres for instance.
+        mark_names: their names; None numbers them from 0.
+        paths: (S, 2) or (S, 1) paths, drawn as lines with a dot per step (two coordinates only).
+
+    Raises:
+        ValueError: coordinates with more than two columns.
+    """
+    points = _plane(coordinates)
+    marked = np.zeros((0, points.shape[1])) if marks is None else _plane(marks)
+    names = [str(i) for i in range(len(marked))] if mark_names is None else list(mark_names)
+    figure = new_figure(6.0, 4.8 if points.shape[1] == 2 else 3.4)
+    axes = figure.add_subplot()
+    finite = points[np.isfinite(points).all(1)]
+    if points.shape[1] == 2:
+        _hexagons(axes, figure, finite)
+        for i, path in enumerate(paths):
+            steps = _plane(path)
+            axes.plot(
+                *steps.T,
+                "o-",
+                color=COLOURS[(i + 1) % len(COLOURS)],
+                markersize=3.5,
+                linewidth=1.3,
+                markeredgecolor="white",
+                markeredgewidth=0.5,
+            )
+        _mark(axes, marked, names)
+        axes.set_ylabel(labels[1])
+    else:
+        axes.hist(finite[:, 0], bins=_bins(finite[:, 0]), color=COLOURS[5])
+        axes.set_ylabel("particles")
+        _mark(axes, np.column_stack([marked, np.full(len(marked), 0.04 * axes.get_ylim()[1])]), names)
+    axes.set_xlabel(labels[0])
+    axes.set_title(title)
+    spec = {
+        "kind": "density",
+        "title": title,
+        "labels": list(labels[: points.shape[1]]),
+        "count": len(points),
+        "points": as_list(_thinned(points), 5),
+        "marks": as_list(marked, 5),
+        "mark_names": names,
+        "paths": [as_list(_plane(path), 5) for path in paths],
+    }
+    return spec, figure
+
+
+@styled
+def scatter(
+    coordinates: Array,
+    groups: Array,
+    title: str,
+    *,
+    labels: Sequence[str] = ("PC 1", "PC 2"),
+    marks: Array | None = None,
+) -> tuple[Spec, Figure]:
+    """Particles (N, 2) in a plane, coloured by their group (N,); marked points are numbered like the groups."""
+    points, group = _plane(coordinates), as_array(groups).astype(np.int64)
+    figure = new_figure(6.0, 4.8)
+    axes = figure.add_subplot()
+    colours = np.array([COLOURS[i % len(COLOURS)] for i in range(int(group.max(initial=0)) + 1)])
+    vertical = points[:, 1] if points.shape[1] == 2 else np.random.default_rng(0).uniform(size=len(points))
+    size = float(np.clip(6000 / max(len(points), 1), 0.6, 14))
+    axes.scatter(points[:, 0], vertical, s=size, c=colours[group], alpha=0.65, linewidths=0, rasterized=True)
+    if points.shape[1] == 1:
+        axes.set_yticks([])
+    else:
+        axes.set_ylabel(labels[1])
+    marked = np.zeros((0, 2)) if marks is None else _plane(marks)
+    if marked.shape[1] == 1:
+        marked = np.column_stack([marked, np.full(len(marked), 0.5)])
+    _mark(axes, marked, [str(i) for i in range(len(marked))])
+    axes.set_xlabel(labels[0])
+    axes.set_title(title)
+    spec = {
+        "kind": "scatter",
+        "title": title,
+        "labels": list(labels[: points.shape[1]]),
+        "count": len(points),
+        "points": as_list(_thinned(points), 5),
+        "groups": as_list(_thinned(group)),
+        "marks": as_list(marked, 5),
+    }
+    return spec, figure
+
+
+@styled
+def against_truth(
+    found: Array,
+    truth: Array,
+    title: str,
+    *,
+    labels: Sequence[str] = ("true coordinate", "latent coordinate"),
+    note: str = "",
+) -> tuple[Spec, Figure]:
+    """A latent coordinate (N,) against the true one (N,): a tight monotonic band is success."""
+    x, y = as_array(truth).astype(np.float64).ravel(), as_array(found).astype(np.float64).ravel()
+    figure = new_figure(5.4, 4.2)
+    axes = figure.add_subplot()
+    _hexagons(axes, figure, np.column_stack([x, y]))
+    if note:
+        axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", fontsize=9.5, color=INK)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title)
+    spec = {
+        "kind": "against_truth",
+        "title": title,
+        "labels": list(labels),
+        "note": note,
+        "points": as_list(_thinned(np.column_stack([x, y])), 5),
+    }
+    return spec, figure
+
+
+@styled
+def explained_variance(fractions: Array, title: str = "Variance explained by each component") -> tuple[Spec, Figure]:
+    """Fraction of the latent variance along each principal component, and their running sum."""
+    values = as_array(fractions).astype(np.float64)
+    figure = new_figure(max(3.6, 0.45 * len(values) + 2), 3.0)
+    axes = figure.add_subplot()
+    place = np.arange(1, len(values) + 1)
+    axes.bar(place, values, color=COLOURS[0], width=0.7)
+    axes.plot(place, values.cumsum(), "o-", color=COLOURS[1], markersize=3.5, label="together")
+    axes.set_xticks(place)
+    axes.set_ylim(0, 1.05)
+    axes.grid(axis="x", visible=False)
+    axes.set_xlabel("principal component")
+    axes.set_ylabel("fraction of variance")
+    axes.set_title(title)
+    axes.legend(loc="center right")
+    return {"kind": "explained_variance", "title": title, "values": as_list(values)}, figure
+
+
+def _plane(coordinates: Array) -> np.ndarray:
+    points = as_array(coordinates).astype(np.float64)
+    points = points[:, None] if points.ndim == 1 else points
+    if points.ndim != 2 or points.shape[1] not in (1, 2):
+        raise ValueError(f"coordinates of shape {points.shape}: one or two columns can be drawn")
+    return points
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    return values[:: max(1, -(-len(values) // POINTS_IN_SPEC))]
+
+
+def _bins(values: np.ndarray) -> int:
+    return int(np.clip(2 * len(values) ** (1 / 3), 10, 80))
+
+
+def _hexagons(axes: Axes, figure: Figure, points: np.ndarray) -> None:
+    bins = int(np.clip(1.3 * len(points) ** 0.5, 14, 70))
+    drawn = axes.hexbin(points[:, 0], points[:, 1], gridsize=bins, bins="log", mincnt=1, cmap=DENSITY, linewidths=0.1)
+    axes.grid(False)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label("particles per cell", fontsize=8.5)
+    bar.ax.tick_params(labelsize=7.5)
+
+
+def _mark(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
+    from matplotlib import patheffects
+
+    if not len(points):
+        return
+    halo = [patheffects.withStroke(linewidth=2.4, foreground="white")]
+    axes.scatter(points[:, 0], points[:, 1], s=26, color=COLOURS[1], edgecolors="white", linewidths=0.9, zorder=5)
+    for point, name in zip(points, names, strict=True):
+        axes.annotate(
+            name,
+            (float(point[0]), float(point[1])),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8.5,
+            fontweight="bold",
+            color=INK,
+            path_effects=halo,
+            zorder=6,
+        )

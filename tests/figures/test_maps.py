@@ -1,0 +1,112 @@
+"""Pictures of maps show the right plane, the right side up, at the right size."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from frazil.figures import maps, raymarch
+
+
+def _arrow(axis: str) -> np.ndarray:
+    """A map of one voxel four steps along +axis from the centre."""
+    volume = np.zeros((16, 16, 16), np.float32)
+    place = [8, 8, 8]
+    place["zyx".index(axis)] += 4
+    volume[tuple(place)] = 1
+    return volume
+
+
+@pytest.mark.parametrize(("axis", "right", "up"), [("z", "x", "y"), ("x", "y", "z"), ("y", "z", "x")])
+def test_sections_and_projections_keep_the_cyclic_axes_right_handed(axis: str, right: str, up: str) -> None:
+    for picture in (maps.central_section, maps.axis_projection):
+        assert picture(_arrow(right), axis)[8, 12] == 1
+        assert picture(_arrow(up), axis)[12, 8] == 1
+    # the same directions on paper as the shaded view down that axis
+    turn = raymarch.VIEWS[axis]
+    unit = np.eye(3)["xyz".index(right)], np.eye(3)["xyz".index(up)], np.eye(3)["xyz".index(axis)]
+    np.testing.assert_array_equal(turn @ np.stack(unit).T, np.eye(3))
+
+
+def test_sections_hold_every_pixel_in_their_spec(ball: np.ndarray) -> None:
+    spec, figure = maps.sections(torch.from_numpy(ball), 2.0)
+    panel = spec["panels"][0]
+    levels = np.frombuffer(base64.b64decode(panel["uint8"]), np.uint8).reshape(panel["shape"])
+    restored = panel["low"] + levels / 255 * (panel["high"] - panel["low"])
+    np.testing.assert_allclose(restored, ball[16], atol=0.003)
+    assert len(figure.axes) == 3
+    json.dumps(spec, allow_nan=False)
+
+
+def test_projection_is_the_line_integral_in_angstrom(ball: np.ndarray) -> None:
+    spec, _ = maps.projections(ball, 2.0)
+    assert spec["panels"][0]["high"] == pytest.approx(2.0 * ball[:, 16, 16].sum(), rel=1e-5)
+
+
+def test_rendered_ball_covers_its_disc(ball: np.ndarray) -> None:
+    picture = raymarch.render_surface(ball, 0.5, size=120, zoom=1.0)
+    area = picture[..., 3].sum() / 120**2
+    assert area == pytest.approx(np.pi * 8**2 / 32**2, rel=0.02)
+
+
+def test_light_comes_from_the_upper_left(ball: np.ndarray) -> None:
+    picture = raymarch.render_surface(ball, 0.5, size=120, zoom=0.6)
+    assert picture[40, 40, :3].sum() > picture[80, 80, :3].sum() + 0.2
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_surface_view_puts_what_is_right_on_the_right(axis: str, ball: np.ndarray) -> None:
+    right = {"z": 2, "x": 1, "y": 0}[axis]  # array axis of x, y, z
+    moved = np.roll(ball, 6, axis=right)
+    picture = raymarch.render_surface(moved, 0.5, raymarch.VIEWS[axis], size=60, zoom=1.0)
+    columns = picture[..., 3].sum(0)
+    centre = (columns * np.arange(60)).sum() / columns.sum()
+    assert centre == pytest.approx(30 + 6 / 32 * 60, abs=1.0)
+
+
+def test_nearer_surface_hides_the_farther() -> None:
+    volume = np.zeros((32, 32, 32), np.float32)
+    volume[22:28, 12:21, 12:21] = 1  # near the viewer, who looks down z
+    volume[4:10, 6:27, 6:27] = 1
+    picture = raymarch.render_surface(volume, 0.5, size=64, zoom=1.0)
+    assert picture[32, 32, :3].sum() > picture[32, 16, :3].sum()
+
+
+def test_nothing_above_the_level_is_an_empty_picture(ball: np.ndarray) -> None:
+    assert not raymarch.render_surface(ball, 2.0, size=20).any()
+
+
+def test_contour_level_separates_two_densities(ball: np.ndarray) -> None:
+    noisy = ball + 0.02 * np.random.default_rng(0).normal(size=ball.shape)
+    assert 0.2 < raymarch.contour_level(noisy) < 0.8
+
+
+def test_contour_level_of_a_flat_map_is_a_number() -> None:
+    assert np.isfinite(raymarch.contour_level(np.zeros((8, 8, 8))))
+
+
+def test_surface_names_an_unknown_view(ball: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="view 'top' is not one of x, y, z"):
+        maps.surface(ball, 0.5, ("top",))
+    with pytest.raises(ValueError, match=r"view 'side' has shape \(2, 2\), not \(3, 3\)"):
+        maps.surface(ball, 0.5, {"side": np.eye(2)})
+
+
+def test_strips_compare_maps_at_one_level(ball: np.ndarray) -> None:
+    spec, figure = maps.surface_strip([ball, 0.9 * ball], ["a", "b"], "two", size=40)
+    assert spec["labels"] == ["a", "b"] and 0 < spec["level"] < 1
+    sections, _ = maps.section_strip([ball, np.roll(ball, 2, 2)], ["a", "b"], 1.0, "two")
+    assert [len(row["panels"]) for row in sections["rows"]] == [2, 2, 2]
+    json.dumps([spec, sections], allow_nan=False)
+    figure.canvas.draw()
+    with pytest.raises(ValueError, match="2 volumes and 1 labels"):
+        maps.section_strip([ball, ball], ["a"], 1.0, "two")
+
+
+def test_montage_shows_every_image() -> None:
+    spec, figure = maps.montage(np.random.default_rng(0).normal(size=(5, 12, 12)), columns=3)
+    assert len(spec["panels"]) == 5 and len(figure.axes) == 6
