@@ -124,12 +124,12 @@ class Gaussians(Density):
 
     Attributes:
         centres: (x, y, z), Å from the centre of the box. amplitudes: integral of each Gaussian, density times Å^3.
-        sigmas: standard deviations, Å.
+        sigmas: standard deviations, Å. With a leading batch dimension, each pose sees a conformer of its own.
     """
 
-    centres: Float[Tensor, "gaussians 3"]
-    amplitudes: Float[Tensor, " gaussians"]
-    sigmas: Float[Tensor, " gaussians"]
+    centres: Float[Tensor, "*batch gaussians 3"]
+    amplitudes: Float[Tensor, "*batch gaussians"]
+    sigmas: Float[Tensor, "*batch gaussians"]
 
     def _waves(self, positions: Tensor, index: Tensor, extent: float, sigmas: Tensor) -> Tensor:
         """One axis of the transform of each Gaussian: exp(-2 pi i k x / L) exp(-2 pi^2 sigma^2 k^2 / L^2)."""
@@ -150,11 +150,12 @@ class Gaussians(Density):
         kx = torch.arange(layout.band + 1, device=layout.device)
         ky = torch.arange(-layout.band, layout.band + 1, device=layout.device)
         total: Tensor | None = None
-        for first in range(0, self.centres.shape[0], GAUSSIANS_AT_ONCE):
+        for first in range(0, self.centres.shape[-2], GAUSSIANS_AT_ONCE):
             part = slice(first, first + GAUSSIANS_AT_ONCE)
-            seen = self.centres[part] @ pose.rotation[:, :2].mT + pose.shift[:, None]
-            along_x = self._waves(seen[..., 0], kx, grid.extent, self.sigmas[part]) * self.amplitudes[part][:, None]
-            along_y = self._waves(seen[..., 1], ky, grid.extent, self.sigmas[part])
+            sigmas = self.sigmas[..., part]
+            seen = self.centres[..., part, :] @ pose.rotation[:, :2].mT + pose.shift[:, None]
+            along_x = self._waves(seen[..., 0], kx, grid.extent, sigmas) * self.amplitudes[..., part, None]
+            along_y = self._waves(seen[..., 1], ky, grid.extent, sigmas)
             plane = along_y.mT @ along_x
             total = plane if total is None else total + plane
         if total is None:
