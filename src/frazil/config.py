@@ -9,8 +9,8 @@ A verb declares its settings once::
         particles: Path = argument("particle stack with poses (.star, .cs)")
         train: Train = Train()
 
-and gets ``frazil VERB particles.star --train.epochs 30``, a ``[VERB.train]`` table in preset files, and a section in the
-manual. Values are checked where they enter; afterwards a config is frozen and cannot be wrong.
+and gets ``frazil VERB particles.star --train.epochs 30``, a ``[VERB.train]`` table in preset files, and a section in
+the manual. Values are checked where they enter; afterwards a config is frozen and cannot be wrong.
 """
 
 from __future__ import annotations
