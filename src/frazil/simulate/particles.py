@@ -1,0 +1,212 @@
+"""A particle stack drawn from the model of image formation, with the truth beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frazil.data.mrc import StackWriter, write_volume
+from frazil.data.star import write_star
+from frazil.data.table import Block, Table
+from frazil.numerics.fourier import coefficients_to_images
+from frazil.physics.grid import Grid
+from frazil.physics.microscope import Microscope
+from frazil.physics.optics import Optics
+from frazil.physics.pose import Pose
+from frazil.simulate.noise import NoiseLevel, NoiseShape, mean_variance, reference_grid
+from frazil.simulate.specimen import Conformations, Specimen
+
+IMAGES_AT_ONCE = 128
+CALIBRATION_IMAGES = 1024
+
+
+def seeded(seed: int, purpose: str) -> torch.Generator:
+    """A random stream of its own for each purpose: another noise level leaves the poses as they are."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+@dataclass(frozen=True)
+class OpticsLaw:
+    """How the optics of particles are distributed.
+
+    Attributes:
+        voltage: kV. cs: mm. amplitude_contrast: fraction. phase_shift: degrees. b_factor: Å^2.
+        defocus: smallest and largest mean defocus, Å; uniform between. astigmatism: standard deviation of U - V before
+            its sign is dropped, Å; its direction is uniform.
+    """
+
+    voltage: float
+    cs: float
+    amplitude_contrast: float
+    phase_shift: float
+    b_factor: float
+    defocus: tuple[float, float]
+    astigmatism: float
+
+    def draw(self, count: int, generator: torch.Generator) -> Optics:
+        """Optics for each particle."""
+        low, high = self.defocus
+        mean = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+        split = (torch.randn(count, generator=generator, dtype=torch.float64) * self.astigmatism).abs()
+        angle = 180 * torch.rand(count, generator=generator, dtype=torch.float64)
+        return Optics.make(
+            voltage=self.voltage,
+            cs=self.cs,
+            amplitude_contrast=self.amplitude_contrast,
+            defocus_u=mean + split / 2,
+            defocus_v=mean - split / 2,
+            defocus_angle=angle,
+            phase_shift=self.phase_shift,
+            b_factor=self.b_factor,
+        )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything about a data set but its noise.
+
+    Attributes:
+        specimen: what is imaged. grid: of the images. conformations, pose, optics, half_set (0 or 1): one per particle.
+        scale: the specimen's density is multiplied by this.
+    """
+
+    specimen: Specimen
+    grid: Grid
+    conformations: Conformations
+    pose: Pose
+    optics: Optics | None
+    half_set: Tensor
+    scale: float = 1.0
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+        return len(self.pose)
+
+    def coefficients(self, rows: slice, grid: Grid) -> Tensor:
+        """Noise-free images of some particles on a grid, as half-plane coefficients."""
+        optics = None if self.optics is None else self.optics[rows]
+        density = self.specimen.seen_by(self.conformations[rows])
+        return Microscope(density).image(self.pose[rows].to(torch.float32), optics, grid) * self.scale
+
+    def signal_variance(self, grid: Grid) -> float:
+        """Variance of the noise-free images, averaged over the first particles."""
+        calibration = min(self.count, CALIBRATION_IMAGES)
+        sums = [
+            mean_variance(self.coefficients(rows, grid), grid.half_plane()) * (rows.stop - rows.start)
+            for rows in chunks(calibration)
+        ]
+        return sum(sums) / calibration
+
+
+def draw_particles(
+    specimen: Specimen, grid: Grid, count: int, *, optics: OpticsLaw | None, shift_range: float, states: int, seed: int
+) -> Draw:
+    """Conformation, pose, optics and half-set of every particle, each from a random stream of its own."""
+    half_set = torch.arange(count) % 2
+    return Draw(
+        specimen=specimen,
+        grid=grid,
+        conformations=specimen.draw(count, states, seeded(seed, "conformation")),
+        pose=Pose.random(count, shift_range, seeded(seed, "pose"), torch.float64),
+        optics=None if optics is None else optics.draw(count, seeded(seed, "optics")),
+        half_set=half_set[torch.randperm(count, generator=seeded(seed, "half set"))],
+    )
+
+
+def noise_level(draw: Draw, ratio: float, pixel_size: float | None, shape: NoiseShape) -> NoiseLevel:
+    """The noise for a signal-to-noise ratio stated at a pixel size (Å); None: that of the images."""
+    stated = draw.grid if pixel_size is None else reference_grid(draw.grid, pixel_size)
+    return NoiseLevel.from_ratio(ratio, draw.signal_variance(stated), stated, shape)
+
+
+def normalised(draw: Draw, level: NoiseLevel | None) -> tuple[Draw, NoiseLevel | None]:
+    """Scale density and noise together so that the noise (or without noise, the images) has unit variance in a pixel.
+
+    RELION normalises its particles so; the volumes of the truth are on the same scale.
+    """
+    variance = draw.signal_variance(draw.grid) if level is None else level.variance(draw.grid)
+    scaled = replace(draw, scale=draw.scale * variance**-0.5)
+    return scaled, None if level is None else replace(level, density=level.density / variance)
+
+
+def chunks(count: int, size: int = IMAGES_AT_ONCE) -> list[slice]:
+    """Slices that cover ``count`` rows."""
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def sample_images(draw: Draw, rows: slice, level: NoiseLevel | None, generator: torch.Generator) -> Tensor:
+    """Images of some particles, noise included: (len, n, n) float32."""
+    images = coefficients_to_images(draw.coefficients(rows, draw.grid), draw.grid.half_plane())
+    if level is not None:
+        images = images + level.noise(draw.grid).sample(images.shape[0], draw.grid, generator)
+    return images.to(torch.float32)
+
+
+def write_images(path: Path, draw: Draw, level: NoiseLevel | None, seed: int, advance) -> None:
+    """Stream the stack to disk; ``advance(n)`` is called after every n images."""
+    generator = seeded(seed, "noise")
+    with StackWriter(path, draw.grid.box_size, draw.grid.pixel_size) as stack:
+        for rows in chunks(draw.count):
+            images = sample_images(draw, rows, level, generator)
+            stack.append(images)
+            advance(len(images))
+
+
+def particle_table(draw: Draw, stack_name: str) -> Table:
+    """The RELION 3.1 table of a stack."""
+    grid, count = draw.grid, draw.count
+    rot, tilt, psi, origin_x, origin_y = (column.numpy() for column in draw.pose.to_relion())
+    columns = {
+        "rlnImageName": [f"{row + 1:06d}@{stack_name}" for row in range(count)],
+        "rlnAngleRot": rot,
+        "rlnAngleTilt": tilt,
+        "rlnAnglePsi": psi,
+        "rlnOriginXAngst": origin_x,
+        "rlnOriginYAngst": origin_y,
+        "rlnOpticsGroup": np.ones(count, dtype=np.int64),
+        "rlnRandomSubset": draw.half_set.numpy() + 1,
+    }
+    group: dict[str, list[str]] = {
+        "rlnOpticsGroupName": ["simulated"],
+        "rlnOpticsGroup": ["1"],
+        "rlnImagePixelSize": [repr(grid.pixel_size)],
+        "rlnImageSize": [str(grid.box_size)],
+        "rlnImageDimensionality": ["2"],
+    }
+    if draw.optics is not None:
+        optics = draw.optics
+        columns |= {
+            "rlnDefocusU": optics.defocus_u.numpy(),
+            "rlnDefocusV": optics.defocus_v.numpy(),
+            "rlnDefocusAngle": optics.defocus_angle.numpy(),
+            "rlnPhaseShift": optics.phase_shift.numpy(),
+            "rlnCtfBfactor": optics.b_factor.numpy(),
+        }
+        group |= {
+            "rlnVoltage": [repr(float(optics.voltage[0]))],
+            "rlnSphericalAberration": [repr(float(optics.cs[0]))],
+            "rlnAmplitudeContrast": [repr(float(optics.amplitude_contrast[0]))],
+        }
+    return Table((Block("optics", group, 1), Block("particles", columns, count)))
+
+
+def write_table(path: Path, draw: Draw, stack_name: str) -> None:
+    """Write the RELION star of a stack beside it."""
+    write_star(path, particle_table(draw, stack_name), comment="simulated by frazil")
+
+
+def write_state_volumes(folder: Path, draw: Draw) -> list[Path]:
+    """The noise-free density of every listed state on the grid of the images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"volume_{index:03d}.mrc" for index in range(draw.conformations.count)]
+    for index, path in enumerate(paths):
+        volume = draw.specimen.state(draw.conformations, index).voxels(draw.grid)
+        write_volume(path, volume * draw.scale, draw.grid.pixel_size)
+    return paths
