@@ -110,3 +110,15 @@ def test_strips_compare_maps_at_one_level(ball: np.ndarray) -> None:
 def test_montage_shows_every_image() -> None:
     spec, figure = maps.montage(np.random.default_rng(0).normal(size=(5, 12, 12)), columns=3)
     assert len(spec["panels"]) == 5 and len(figure.axes) == 6
+
+
+def test_principal_view_lays_a_bar_across_and_faces_its_broad_side() -> None:
+    volume = np.zeros((24, 24, 24), np.float32)
+    volume[10:14, 4:20, 8:16] = 1  # longest along y, then x, shortest along z
+    turn = raymarch.principal_view([volume], 0.5)
+    np.testing.assert_allclose(np.abs(turn), [[0, 1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-6)
+    assert np.linalg.det(turn) == pytest.approx(1)
+
+
+def test_principal_view_of_a_ball_is_left_as_it_is(ball: np.ndarray) -> None:
+    np.testing.assert_array_equal(raymarch.principal_view([ball], 0.5), np.eye(3))

@@ -165,3 +165,22 @@ def _shade(depth: np.ndarray, hit: np.ndarray, normal: np.ndarray, colour: np.nd
     haze = 0.25 * (1 - nearness)[..., None]
     rgb = rgb * (1 - haze) + haze * np.array([0.86, 0.89, 0.93])
     return np.concatenate([np.clip(rgb, 0, 1), hit[..., None].astype(float)], -1)
+
+
+def principal_view(volumes: Sequence[Array], level: float) -> Float[np.ndarray, "3 3"]:
+    """Rotation (object to view) that lays the region which any of the maps fills flat on the paper.
+
+    The longest principal axis of that region goes to the right, the shortest towards the viewer: a molecule that bends
+    in a plane is seen face on. A region about as long as it is wide and deep is left as it is.
+    """
+    filled = np.maximum.reduce([as_array(volume) for volume in volumes]) > level
+    place = np.argwhere(filled)[:, ::-1].astype(np.float64)
+    if len(place) < 4:
+        return np.eye(3)
+    lengths, axes = np.linalg.eigh(np.cov(place.T))
+    if lengths[2] < 1.15 * lengths[0]:
+        return np.eye(3)
+    turn = axes.T[::-1]
+    turn = turn * np.where(turn[np.arange(3), np.abs(turn).argmax(axis=1)] < 0, -1.0, 1.0)[:, None]
+    turn[2] *= np.sign(np.linalg.det(turn))
+    return turn

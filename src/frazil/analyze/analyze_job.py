@@ -1,0 +1,119 @@
+"""The work of `frazil analyze`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from frazil.analyze import decoding, pictures
+from frazil.analyze.chimerax import chimerax_script
+from frazil.analyze.conformations import Components, States, cluster, principal_components, umap_plane
+from frazil.analyze.reconstruction import Reconstruction, read_reconstruction
+from frazil.analyze.states import write_states
+from frazil.engine.files import write_npy, write_text
+from frazil.errors import InputError
+from frazil.figures import maps, raymarch
+
+if TYPE_CHECKING:
+    from frazil.analyze import Config
+    from frazil.engine.job import Job
+
+
+def run_analyze(config: Config, job: Job) -> None:
+    """Analyse the ensemble of a job, or show its map when it has none."""
+    reconstruction = read_reconstruction(config.job)
+    if reconstruction.has_ensemble and reconstruction.latent is not None:
+        _analyze_ensemble(config, job, reconstruction, reconstruction.latent)
+    else:
+        _analyze_map(config, job, reconstruction)
+
+
+def _analyze_map(config: Config, job: Job, reconstruction: Reconstruction) -> None:
+    from frazil.data.mrc import read_volume
+
+    shown = [p for name in ("consensus_sharpened.mrc", "consensus.mrc") if (p := reconstruction.map_path(name))]
+    if not shown:
+        raise InputError(
+            "this job has neither an ensemble nor a consensus map",
+            where=config.job,
+            remedy="run frazil reconstruct again with --again",
+        )
+    sections = pictures.consensus_sections(reconstruction, config.level) + pictures.training_section(reconstruction)
+    level = raymarch.contour_level(read_volume(shown[0])[0]) if config.level is None else config.level
+    _write_script(config, job, [(shown[0], "#7fb2e5"), *((path, "#c3c8cf") for path in shown[1:])], level, {})
+    pictures.write_report(job, f"Map of {config.job.name}", sections)
+    job.made(job.folder / "report.html", pictures.resolution_line(sections), f"chimerax {job.folder / 'open.cxc'}")
+
+
+def _analyze_ensemble(config: Config, job: Job, reconstruction: Reconstruction, latent: np.ndarray) -> None:
+    ensemble = reconstruction.ensemble()
+    if latent.shape[1] != ensemble.latent_dim:
+        raise InputError(
+            f"latent.npy has {latent.shape[1]} coordinates, the ensemble has {ensemble.latent_dim}",
+            where=reconstruction.outputs,
+            remedy="run frazil reconstruct again with --again",
+        )
+    grid = decoding.decoding_grid(ensemble.grid, config.box)
+    components = principal_components(latent)
+    states = cluster(latent, components, config.clusters, config.seed)
+    job.log(f"PC 1 holds {components.fraction[0]:.0%} of the variance; {len(states.rows)} states")
+    plane = umap_plane(latent, config.seed) if _wants_umap(config, latent.shape[1]) else None
+    _write_tables(job, components, states, plane)
+    write_states(reconstruction.particles(), states, job.outputs)
+
+    volumes_folder = job.outputs / "volumes"
+    volumes_folder.mkdir(exist_ok=True)
+    state_paths = [volumes_folder / f"state_{k:03d}.mrc" for k in range(len(states.rows))]
+    state_maps, pixel_size = decoding.decode_to_files(ensemble, states.centres, grid, state_paths, job, "states")
+    level = config.level
+    if level is None:
+        level = float(np.median([raymarch.contour_level(volume) for volume in state_maps]))
+    view = raymarch.principal_view(state_maps, level)
+
+    paths, traversals, films = [], [], {}
+    for component in range(min(config.components, len(components.axes))):
+        path = components.along(component, config.steps)
+        paths.append(path)
+        files = [volumes_folder / f"pc{component + 1}_{i:03d}.mrc" for i in range(config.steps)]
+        along, _ = decoding.decode_to_files(ensemble, path, grid, files, job, f"PC {component + 1}")
+        films[f"motion along PC {component + 1}"] = files
+        places = components.project(path)[:, component]
+        traversals.append(
+            pictures.traversal_section(
+                component, along, places, components.fraction[component], pixel_size, level, view
+            )
+        )
+    sections = [
+        pictures.latent_section(reconstruction, components, states, plane, paths),
+        *traversals,
+        pictures.states_section(states, state_maps, pixel_size, level, view),
+        *pictures.consensus_sections(reconstruction, None),
+        *pictures.training_section(reconstruction),
+    ]
+    coloured = list(zip(state_paths, maps.state_colours(len(state_paths)), strict=True))
+    _write_script(config, job, coloured, level, films)
+    pictures.write_report(job, f"Conformations of {config.job.name}", sections)
+    good = f"{len(states.rows)} states of {states.counts.min()} to {states.counts.max()} particles"
+    job.made(job.folder / "report.html", good, f"chimerax {job.folder / 'open.cxc'}")
+
+
+def _wants_umap(config: Config, latent_dim: int) -> bool:
+    return config.umap == "always" or (config.umap == "auto" and latent_dim > 2)
+
+
+def _write_tables(job: Job, components: Components, states: States, plane: np.ndarray | None) -> None:
+    write_npy(job.outputs / "pca.npy", components.coordinates.astype(np.float32))
+    write_npy(job.outputs / "centres.npy", states.centres.astype(np.float32))
+    if plane is not None:
+        write_npy(job.outputs / "umap.npy", plane)
+
+
+def _write_script(
+    config: Config, job: Job, shown: list[tuple[Path, str]], level: float, films: dict[str, list[Path]]
+) -> None:
+    paths, colours = zip(*shown, strict=True)
+    heading = f"maps of {config.job}"
+    script = chimerax_script(paths, job.folder, level, colours=colours, series=films, heading=heading)
+    write_text(job.folder / "open.cxc", script)

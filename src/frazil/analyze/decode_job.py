@@ -1,0 +1,59 @@
+"""The work of `frazil decode`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from frazil.analyze import decoding
+from frazil.analyze.chimerax import chimerax_script
+from frazil.analyze.reconstruction import Reconstruction, read_reconstruction
+from frazil.engine.files import write_npy, write_text
+from frazil.errors import InputError
+from frazil.figures import maps, raymarch
+
+if TYPE_CHECKING:
+    from frazil.analyze.decode import Config
+    from frazil.engine.job import Job
+
+
+def run_decode(config: Config, job: Job) -> None:
+    """Write a map for every latent point asked for.
+
+    Raises:
+        InputError: no ensemble in the job, points that do not fit it, or neither points nor particles given.
+    """
+    reconstruction = read_reconstruction(config.job)
+    ensemble = reconstruction.ensemble()
+    points = _points(config, reconstruction, ensemble.latent_dim)
+    grid = decoding.decoding_grid(ensemble.grid, config.box)
+    folder = job.outputs / "volumes"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"volume_{i:03d}.mrc" for i in range(len(points))]
+    volumes, _ = decoding.decode_to_files(ensemble, points, grid, paths, job, "decoding")
+    write_npy(job.outputs / "latent.npy", points.astype(np.float32))
+    level = float(np.median([raymarch.contour_level(volume) for volume in volumes[:20]]))
+    script = chimerax_script(
+        paths, job.folder, level, colours=maps.state_colours(8), heading=f"{len(paths)} maps decoded from {config.job}"
+    )
+    write_text(job.folder / "open.cxc", script)
+    job.made(
+        folder,
+        f"{len(paths)} maps of {grid.box_size}³ voxels at {grid.pixel_size:g} Å",
+        f"chimerax {job.folder / 'open.cxc'}",
+    )
+
+
+def _points(config: Config, reconstruction: Reconstruction, latent_dim: int) -> np.ndarray:
+    if (config.latent is None) == (config.particles is None):
+        raise InputError(
+            "give either --latent or --particles" + (", not both" if config.latent is not None else ""),
+            remedy="for example --particles 0-9",
+        )
+    if config.latent is not None:
+        return decoding.as_latent_points(decoding.read_latent_points(config.latent), latent_dim, config.latent)
+    if reconstruction.latent is None:
+        raise InputError("this job holds no latent.npy", where=config.job, remedy="give the points with --latent")
+    rows = decoding.read_particle_rows(config.particles or "", len(reconstruction.latent))
+    return decoding.as_latent_points(reconstruction.latent[rows].astype(np.float64), latent_dim, "--particles")

@@ -1,0 +1,129 @@
+"""The folder of a reconstruct job, as the next stages read it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from frazil.errors import InputError
+
+if TYPE_CHECKING:
+    from frazil.data.stack import Particles
+    from frazil.physics.ensemble import Ensemble
+
+# columns of fsc.csv that place a row, and are no correlation themselves
+PLACES = ("shell", "resolution", "frequency", "spacing", "index")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a reconstruct job left in its folder.
+
+    Attributes:
+        folder: the job folder. outputs: its `outputs/`.
+        latent: (N, d) latent coordinate of every particle; None for a rigid reconstruction.
+        covariance: (N, d, d) posterior covariance of each; None when the job wrote none.
+    """
+
+    folder: Path
+    outputs: Path
+    latent: Float[np.ndarray, "particles latent"] | None
+    covariance: Float[np.ndarray, "particles latent latent"] | None
+
+    @property
+    def has_ensemble(self) -> bool:
+        """Whether the job learnt an ensemble."""
+        return (self.outputs / "ensemble.json").exists()
+
+    def ensemble(self) -> Ensemble:
+        """The ensemble of the job.
+
+        Raises:
+            InputError: the job holds none.
+        """
+        from frazil.data.ensemble import load_ensemble
+
+        if not self.has_ensemble:
+            raise InputError(
+                "this job holds no ensemble, only one rigid map",
+                where=self.folder,
+                remedy="run frazil reconstruct with --preset cryodrgn",
+            )
+        return load_ensemble(self.outputs)
+
+    def particles(self) -> Particles:
+        """The particles of the job, in the order of its latents."""
+        from frazil.data.stack import read_particles
+
+        return read_particles(self.outputs / "particles.star")
+
+    def map_path(self, *names: str) -> Path | None:
+        """The first of these files that the job made."""
+        return next((self.outputs / name for name in names if (self.outputs / name).exists()), None)
+
+    def correlations(self) -> dict[str, np.ndarray]:
+        """The curves of fsc.csv by name, on shells 0, 1, ...; empty when there is no such file."""
+        path = self.outputs / "fsc.csv"
+        if not path.exists():
+            return {}
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+        names = [name for name in (rows[0] if rows else {}) if not name.lower().startswith(PLACES)]
+        return {name.replace("_", " "): np.array([_number(row[name]) for row in rows]) for name in names}
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, oldest first."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def read_reconstruction(path: Path) -> Reconstruction:
+    """Open the folder of a reconstruct job (or its `outputs/`).
+
+    Raises:
+        InputError: there is no such folder, it is no reconstruct job, or its latents do not fit together.
+    """
+    if not path.is_dir():
+        what = "this is a file, not a job folder" if path.exists() else "there is no such folder"
+        raise InputError(what, where=path, remedy="give the folder that frazil reconstruct wrote")
+    outputs = path if (path / "particles.star").exists() else path / "outputs"
+    if not (outputs / "particles.star").exists():
+        raise InputError(
+            "this is not a finished reconstruct job: it has no outputs/particles.star",
+            where=path,
+            remedy="give the folder that frazil reconstruct wrote",
+        )
+    folder = outputs.parent if outputs.name == "outputs" else outputs
+    latent = _read_table(outputs / "latent.npy", 2)
+    covariance = _read_table(outputs / "latent_covariance.npy", 3)
+    if latent is not None and covariance is not None and covariance.shape != (*latent.shape, latent.shape[1]):
+        raise InputError(
+            f"latent_covariance.npy has shape {covariance.shape}, latent.npy has {latent.shape}: they do not fit",
+            where=outputs,
+            remedy="reconstruct again with --again",
+        )
+    return Reconstruction(folder, outputs, latent, covariance)
+
+
+def _read_table(path: Path, dimensions: int) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError("not a readable NumPy array", where=path, remedy="reconstruct again with --again") from error
+    if table.ndim != dimensions:
+        raise InputError(f"an array of shape {table.shape}, {dimensions} dimensions were expected", where=path)
+    return table
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text not in (None, "") else float("nan")
