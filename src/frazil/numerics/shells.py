@@ -76,7 +76,7 @@ def first_shell_below(curve: Float[Tensor, " shells"], threshold: float) -> floa
     for shell in range(1, len(values)):
         if values[shell] < threshold:
             before = values[shell - 1] if shell > 1 else 1.0
-            if before <= threshold:
+            if before < threshold:
                 return float(shell)
             return shell - 1 + (before - threshold) / (before - values[shell])
     return float(len(values) - 1)

@@ -181,9 +181,7 @@ class _CompiledSlices(torch.autograd.Function):
         spectrum_gradient = rotation_gradient = None
         if ctx.needs_input_grad[0]:
             spectrum_gradient = torch.zeros_like(source)
-            compiled.scatter_slices(
-                gradient.numpy(), turned.numpy(), x, y, ctx.scale, spectrum_gradient.numpy()
-            )
+            compiled.scatter_slices(gradient.numpy(), turned.numpy(), x, y, ctx.scale, spectrum_gradient.numpy())
         if ctx.needs_input_grad[1]:
             rotation_gradient = torch.zeros_like(turned)
             arguments = (source.numpy(), turned.numpy(), x, y, ctx.scale, gradient.numpy())

@@ -67,7 +67,9 @@ def point_group(name: str) -> Float[Tensor, "operations 3 3"]:
     if match[1]:
         fold = int(match[2])
         turns = [_turn((0, 0, 1), fold)] if fold > 1 else []
-        return _close([*turns, _turn((1, 0, 0), 2)] if match[1] == "D" else turns or [torch.eye(3, dtype=torch.float64)])
+        return _close(
+            [*turns, _turn((1, 0, 0), 2)] if match[1] == "D" else turns or [torch.eye(3, dtype=torch.float64)]
+        )
     if match[3] == "T":
         # 3-fold on z; a 2-fold where RELION has it, in the plane of x and z
         return _close([_turn((0, 0, 1), 3), _turn((0, 2**0.5, 1), 2)])

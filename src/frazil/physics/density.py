@@ -28,9 +28,7 @@ class Density(ABC):
     """A three-dimensional density that can be projected."""
 
     @abstractmethod
-    def project(
-        self, pose: Pose, grid: Grid, layout: HalfPlane | None = None
-    ) -> Complex[Tensor, "batch coefficients"]:
+    def project(self, pose: Pose, grid: Grid, layout: HalfPlane | None = None) -> Complex[Tensor, "batch coefficients"]:
         """Half-plane coefficients of the projections, one per pose, moved by the pose's shift.
 
         ``layout`` is a half-plane of the grid; without it the grid's own is used. Differentiable in pose and density.
@@ -49,7 +47,11 @@ class Density(ABC):
         """The same density with other linear parameters."""
 
     def backproject(
-        self, coefficients: Complex[Tensor, "batch coefficients"], pose: Pose, grid: Grid, layout: HalfPlane | None = None
+        self,
+        coefficients: Complex[Tensor, "batch coefficients"],
+        pose: Pose,
+        grid: Grid,
+        layout: HalfPlane | None = None,
     ) -> Float[Tensor, "..."]:
         """The adjoint of `project` in `linear_parameters`: ``<project(v), u> = <v, backproject(u)>``.
 
@@ -82,9 +84,7 @@ class Voxels(Density):
             self._spectra[band] = padded_spectrum(self.values, band, self.padding)
         return self._spectra[band]
 
-    def project(
-        self, pose: Pose, grid: Grid, layout: HalfPlane | None = None
-    ) -> Complex[Tensor, "batch coefficients"]:
+    def project(self, pose: Pose, grid: Grid, layout: HalfPlane | None = None) -> Complex[Tensor, "batch coefficients"]:
         """Central slices of the padded spectrum: see `Density.project`."""
         layout = grid.half_plane(device=str(self.values.device)) if layout is None else layout
         ratio = self.grid.extent / grid.extent
@@ -138,9 +138,7 @@ class Gaussians(Density):
         envelope = torch.exp(-2 * torch.pi**2 * (sigmas[..., None] * frequency) ** 2)
         return torch.polar(envelope.expand(angle.shape), angle)
 
-    def project(
-        self, pose: Pose, grid: Grid, layout: HalfPlane | None = None
-    ) -> Complex[Tensor, "batch coefficients"]:
+    def project(self, pose: Pose, grid: Grid, layout: HalfPlane | None = None) -> Complex[Tensor, "batch coefficients"]:
         """The analytic transform of the projected Gaussians: see `Density.project`.
 
         ``F(k) = p^-3 sum_j a_j exp(-2 pi^2 sigma_j^2 k^2 / L^2) exp(-2 pi i k.(R c_j + t) / L)``: a matrix product of

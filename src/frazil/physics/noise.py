@@ -54,9 +54,7 @@ class Noise:
         """Coefficients divided by the noise's standard deviation, so that noise has unit power in every shell."""
         return coefficients * self.at(layout).rsqrt()
 
-    def sample(
-        self, count: int, grid: Grid, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "count n n"]:
+    def sample(self, count: int, grid: Grid, generator: torch.Generator | None = None) -> Float[Tensor, "count n n"]:
         """Draw images of pure noise, all frequencies of the box included."""
         n = grid.box_size
         white = torch.randn(count, n, n, generator=generator, dtype=self.power.dtype)

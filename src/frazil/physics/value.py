@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from dataclasses import fields, replace
 from typing import Any, Self
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class TensorValue(ABC):
+class TensorValue:
     """A frozen dataclass whose fields are tensors with the same leading batch dimensions.
 
     Subclasses are final dataclasses. ``value[rows]`` indexes every field; ``value.to(...)`` moves or casts every field.

@@ -1,0 +1,125 @@
+"""From two half-maps to what a biologist opens: contrast, mask, resolution, filtered and sharpened map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frazil.numerics.masks import mask_from_volume, soft_sphere
+from frazil.numerics.resolution import HalfMapCorrelation, compare_half_maps
+from frazil.numerics.shells import filter_shells, first_shell_below, low_pass, shell_power
+from frazil.physics.grid import Grid
+
+# the outline is drawn on a map of this resolution (Å), or of this share of the box when pixels are large
+MASK_RESOLUTION = 15.0
+MASK_LARGEST_SHELL = 0.4
+MASK_EXTEND, MASK_EDGE = 6.0, 8.0
+# Guinier plots are straight between these (Å); B factors beyond the limit are not believed
+GUINIER_FROM = 10.0
+LARGEST_SHARPENING = 400.0
+
+
+@final
+@dataclass(frozen=True)
+class Consensus:
+    """The maps of one structure, all on the same grid and with bright density.
+
+    Attributes:
+        half_a, half_b: unfiltered. filtered: both halves, Wiener filtered by their FSC. sharpened: filtered, with the
+            B factor taken away. mask: soft outline. correlation: of the halves. b_factor: Å^2, negative sharpens.
+    """
+
+    half_a: Float[Tensor, "n n n"]
+    half_b: Float[Tensor, "n n n"]
+    filtered: Float[Tensor, "n n n"]
+    sharpened: Float[Tensor, "n n n"]
+    mask: Float[Tensor, "n n n"]
+    correlation: HalfMapCorrelation
+    grid: Grid
+    b_factor: float
+
+    def resolution(self, threshold: float = 0.143) -> float:
+        """Resolution in Å where the corrected correlation first falls below the threshold."""
+        return self.grid.resolution_of(first_shell_below(self.correlation.corrected, threshold))
+
+    def unmasked_resolution(self, threshold: float = 0.143) -> float:
+        """Resolution in Å where the unmasked correlation first falls below the threshold."""
+        return self.grid.resolution_of(first_shell_below(self.correlation.unmasked, threshold))
+
+
+def contrast_of(volume: Float[Tensor, "n n n"], grid: Grid) -> int:
+    """+1 when the density of a map is bright, -1 when it is dark.
+
+    Molecules are small islands in a large flat solvent: the low-passed values inside the box's sphere are skewed to the
+    side of the density.
+    """
+    smooth = low_pass(volume, min(grid.shell_of(MASK_RESOLUTION), MASK_LARGEST_SHELL * grid.last_shell))
+    inside = smooth[soft_sphere(grid.box_size, grid.box_size / 2 - 1, 0.0) > 0.5]
+    deviation = inside - inside.median()
+    return 1 if float((deviation**3).sum()) >= 0 else -1
+
+
+def outline(volume: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
+    """A soft mask around the molecule of a bright map, its threshold chosen by Otsu's criterion inside the box's sphere."""
+    smooth = low_pass(volume, min(grid.shell_of(MASK_RESOLUTION), MASK_LARGEST_SHELL * grid.last_shell))
+    sphere = soft_sphere(grid.box_size, grid.box_size / 2 - 2, 0.0) > 0.5
+    threshold = _otsu(smooth[sphere])
+    smooth = torch.where(sphere, smooth, smooth.min())
+    extend = max(MASK_EXTEND / grid.pixel_size, 2.0)
+    return mask_from_volume(smooth, threshold, extend, max(MASK_EDGE / grid.pixel_size, 3.0))
+
+
+def _otsu(values: Float[Tensor, " count"]) -> float:
+    """The threshold that best splits values into two classes (Otsu 1979)."""
+    low, high = float(values.min()), float(values.max())
+    counts = torch.histc(values, bins=256, min=low, max=high).to(torch.float64)
+    centres = low + (torch.arange(256, dtype=torch.float64) + 0.5) * (high - low) / 256
+    below = counts.cumsum(0)
+    above = below[-1] - below
+    sums = (counts * centres).cumsum(0)
+    gap = sums / below.clamp(min=1) - (sums[-1] - sums) / above.clamp(min=1)
+    return float(centres[int((below * above * gap**2).argmax())])
+
+
+def guinier_b_factor(volume: Float[Tensor, "n n n"], grid: Grid, resolution: float) -> float:
+    """B factor (Å^2) from the slope of ln amplitude against 1/d^2 between 10 Å and the resolution.
+
+    ``ln |F| = a + B / 4 * s^2`` (Rosenthal and Henderson 2003); 0 when fewer than four shells lie in that range.
+    """
+    first = int(grid.shell_of(GUINIER_FROM)) + 1
+    last = min(int(grid.shell_of(resolution)), grid.last_shell)
+    if last - first < 3:
+        return 0.0
+    amplitude = shell_power(volume).sqrt()[first : last + 1].log()
+    squared = (torch.arange(first, last + 1, dtype=torch.float64) / grid.extent) ** 2
+    centred = squared - squared.mean()
+    slope = float((centred * (amplitude - amplitude.mean())).sum() / (centred**2).sum())
+    return max(-LARGEST_SHARPENING, min(0.0, 4 * slope))
+
+
+def finish_maps(
+    half_a: Float[Tensor, "n n n"],
+    half_b: Float[Tensor, "n n n"],
+    grid: Grid,
+    mask: Float[Tensor, "n n n"] | None,
+    seed: int,
+) -> Consensus:
+    """Everything that follows from two bright half-maps; the mask is drawn from the map when none is given."""
+    both = (half_a + half_b) / 2
+    mask = outline(both, grid) if mask is None else mask
+    correlation = compare_half_maps(half_a, half_b, mask, torch.Generator().manual_seed(seed))
+    last = first_shell_below(correlation.corrected, 0.143)
+    believed = correlation.corrected.clamp(0, 1)
+    believed[int(last) + 1 :] = 0
+    full = 2 * believed / (1 + believed)
+    resolution = grid.resolution_of(last)
+    b_factor = guinier_b_factor(both * mask, grid, resolution)
+    squared = (torch.arange(len(full), dtype=torch.float64) / grid.extent) ** 2
+    # what the two halves together would correlate with a perfect map: the weight of Rosenthal and Henderson 2003
+    sharpening = full.sqrt() * torch.exp(-b_factor / 4 * squared)
+    filtered = filter_shells(both, full)
+    return Consensus(half_a, half_b, filtered, filter_shells(both, sharpening), mask, correlation, grid, b_factor)
