@@ -48,13 +48,13 @@ def test_projection_is_the_line_integral_in_angstrom(ball: np.ndarray) -> None:
 
 
 def test_rendered_ball_covers_its_disc(ball: np.ndarray) -> None:
-    picture = raymarch.render_surface(ball, 0.5, size=120, zoom=1.0)
+    picture = raymarch.render_surface(ball, 0.5, size=120, frame=raymarch.Frame())
     area = picture[..., 3].sum() / 120**2
     assert area == pytest.approx(np.pi * 8**2 / 32**2, rel=0.02)
 
 
 def test_light_comes_from_the_upper_left(ball: np.ndarray) -> None:
-    picture = raymarch.render_surface(ball, 0.5, size=120, zoom=0.6)
+    picture = raymarch.render_surface(ball, 0.5, size=120, frame=raymarch.Frame(width=0.6))
     assert picture[40, 40, :3].sum() > picture[80, 80, :3].sum() + 0.2
 
 
@@ -62,7 +62,7 @@ def test_light_comes_from_the_upper_left(ball: np.ndarray) -> None:
 def test_surface_view_puts_what_is_right_on_the_right(axis: str, ball: np.ndarray) -> None:
     right = {"z": 2, "x": 1, "y": 0}[axis]  # array axis of x, y, z
     moved = np.roll(ball, 6, axis=right)
-    picture = raymarch.render_surface(moved, 0.5, raymarch.VIEWS[axis], size=60, zoom=1.0)
+    picture = raymarch.render_surface(moved, 0.5, raymarch.VIEWS[axis], size=60, frame=raymarch.Frame())
     columns = picture[..., 3].sum(0)
     centre = (columns * np.arange(60)).sum() / columns.sum()
     assert centre == pytest.approx(30 + 6 / 32 * 60, abs=1.0)
@@ -72,7 +72,7 @@ def test_nearer_surface_hides_the_farther() -> None:
     volume = np.zeros((32, 32, 32), np.float32)
     volume[22:28, 12:21, 12:21] = 1  # near the viewer, who looks down z
     volume[4:10, 6:27, 6:27] = 1
-    picture = raymarch.render_surface(volume, 0.5, size=64, zoom=1.0)
+    picture = raymarch.render_surface(volume, 0.5, size=64, frame=raymarch.Frame())
     assert picture[32, 32, :3].sum() > picture[32, 16, :3].sum()
 
 
@@ -122,3 +122,12 @@ def test_principal_view_lays_a_bar_across_and_faces_its_broad_side() -> None:
 
 def test_principal_view_of_a_ball_is_left_as_it_is(ball: np.ndarray) -> None:
     np.testing.assert_array_equal(raymarch.principal_view([ball], 0.5), np.eye(3))
+
+
+def test_frame_fits_what_the_maps_fill(ball: np.ndarray) -> None:
+    moved = np.roll(ball, 5, axis=2)  # along x
+    frame = raymarch.fitting_frame([moved], 0.5, raymarch.VIEWS["z"])
+    assert (frame.x, frame.y) == pytest.approx((5 / 32, 0), abs=0.02)
+    assert 16 / 32 < frame.width < 22 / 32
+    both = raymarch.fitting_frame([ball, moved], 0.5, raymarch.VIEWS["z"])
+    assert both.width > frame.width + 3 / 32

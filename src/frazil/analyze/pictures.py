@@ -122,7 +122,7 @@ def states_section(
     )
     colours = maps.state_colours(len(volumes))
     section.figures["state_surfaces"] = maps.surface_strip(
-        volumes, names, "Map at the centre of each state", level=level, view=view, columns=5, colours=colours
+        volumes, names, "Map at the centre of each state", level=level, view=view, colours=colours
     )
     shown = np.unique(np.linspace(0, len(volumes) - 1, min(10, len(volumes))).round().astype(int))
     section.figures["state_sections"] = maps.section_strip(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from frazil.figures.raymarch import VIEWS, contour_level, extent_above, render_surface
+from frazil.figures.raymarch import VIEWS, contour_level, fitting_frame, render_surface
 from frazil.figures.style import (
     COLOURS,
     GREYS,
@@ -162,10 +162,9 @@ def surface(
     """
     turns = _view_rotations(views)
     chosen = contour_level(volume) if level is None else float(level)
-    zoom = extent_above(volume, chosen)
     figure, panels = new_panels(len(turns), 1, 2.9, 3.1, title)
     for panel, (name, turn) in zip(panels, turns.items(), strict=True):
-        panel.imshow(render_surface(volume, chosen, turn, size=size, colour=colour, zoom=zoom), interpolation="lanczos")
+        panel.imshow(render_surface(volume, chosen, turn, size=size, colour=colour), interpolation="lanczos")
         panel.set_title(f"down {name}" if name in VIEWS else name, fontsize=9)
         picture_panel(panel)
     values = as_array(volume)
@@ -192,7 +191,7 @@ def surface_strip(
     level: float | None = None,
     view: str | Array = "z",
     size: int = 260,
-    columns: int = 10,
+    columns: int = 5,
     colours: Sequence[str] | None = None,
 ) -> tuple[Spec, Figure]:
     """Shaded surfaces of several maps at one contour level, from one direction, at one scale.
@@ -214,15 +213,15 @@ def surface_strip(
         raise ValueError(f"{len(volumes)} volumes and {len(labels)} labels: one label per volume, at least one volume")
     (turn,) = _view_rotations([view] if isinstance(view, str) else {"view": view}).values()
     chosen = float(np.median([contour_level(volume) for volume in volumes])) if level is None else float(level)
-    zoom = max(extent_above(volume, chosen) for volume in volumes)
+    frame = fitting_frame(volumes, chosen, turn)
     columns = min(columns, len(volumes))
     rows = -(-len(volumes) // columns)
-    figure, panels = new_panels(columns, rows, 1.45, 1.6, title)
+    figure, panels = new_panels(columns, rows, 1.8, 1.9, title)
     for i, panel in enumerate(panels):
         picture_panel(panel)
         if i < len(volumes):
             colour = SURFACE if colours is None else colours[i % len(colours)]
-            panel.imshow(render_surface(volumes[i], chosen, turn, size=size, colour=colour, zoom=zoom))
+            panel.imshow(render_surface(volumes[i], chosen, turn, size=size, colour=colour, frame=frame))
             panel.set_title(labels[i], fontsize=8.5, loc="center")
     spec = {
         "kind": "surface_strip",

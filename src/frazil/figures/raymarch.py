@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,6 +45,39 @@ def contour_level(volume: Array) -> float:
     return float(middles[int(np.nanargmax(separation))])
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The part of the view that a picture shows, in fractions of the box.
+
+    Attributes:
+        x, y: middle of the picture in the view frame. width: its side. depth: how far apart the nearest and farthest
+            points that may be seen lie.
+    """
+
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 1.0
+    depth: float = 1.2
+
+
+def fitting_frame(volumes: Sequence[Array], level: float, rotation: Array) -> Frame:
+    """The square that holds what all the maps have above a level, with a margin, seen along a direction.
+
+    One percent of the voxels may lie outside, so that a speck of noise in a corner does not shrink the molecule.
+    """
+    filled = np.maximum.reduce([as_array(volume) for volume in volumes]) > level
+    size = filled.shape[0]
+    place = (np.argwhere(filled)[:, ::-1] - size // 2) / size
+    if not len(place):
+        return Frame()
+    seen = place @ as_array(rotation).astype(np.float64).T
+    low, high = np.quantile(seen, (0.005, 0.995), axis=0)
+    width = float(max(high[0] - low[0], high[1] - low[1])) + 0.1 * float(max(high - low)) + 3 / size
+    depth = 2 * float(np.abs(seen[:, 2]).max()) + 4 / size
+    middle = 0.5 * (low + high)
+    return Frame(float(middle[0]), float(middle[1]), max(width, 0.1), depth)
+
+
 def render_surface(
     volume: Array,
     level: float,
@@ -51,7 +85,7 @@ def render_surface(
     *,
     size: int = 420,
     colour: str | Sequence[float] = "#6fa8dc",
-    zoom: float | None = None,
+    frame: Frame | None = None,
 ) -> Float[np.ndarray, "size size 4"]:
     """Picture of the surface `volume = level`, seen from the +z side of the view frame x_view = R x_object.
 
@@ -65,32 +99,18 @@ def render_surface(
         rotation: (3, 3) object to view; the identity looks down the z axis.
         size: pixels along each side of the picture.
         colour: surface colour, as a matplotlib colour.
-        zoom: width of the picture as a fraction of the box; None fits the surface.
+        frame: the part of the view to show; None fits the surface.
 
     Returns:
         Red, green, blue and opacity in 0-1; row 0 is the top of the picture. Rays that meet nothing are transparent.
     """
     from matplotlib.colors import to_rgb
 
-    values = _fine(as_array(volume).astype(np.float32))
     turn = np.eye(3) if rotation is None else as_array(rotation).astype(np.float64)
-    reach = extent_above(values, level) if zoom is None else zoom
-    depth, hit, normal = _first_hit(torch.from_numpy(values), level, torch.from_numpy(turn).float(), reach, size)
-    return _shade(depth, hit, normal, np.asarray(to_rgb(colour)), reach / size)  # type: ignore[arg-type]
-
-
-def extent_above(volume: Array, level: float) -> float:
-    """Diameter, as a fraction of the box, of the centred sphere that holds every voxel above `level`, and a margin.
-
-    One percent of the voxels may lie outside, so that a speck of noise in a corner does not shrink the molecule.
-    """
-    values = as_array(volume)
-    size = values.shape[0]
-    index = np.argwhere(values > level)
-    if not len(index):
-        return 1.0
-    radius = np.quantile(np.linalg.norm(index - size // 2, axis=1), 0.99)
-    return float(np.clip(2.16 * (radius + 1) / size, 0.2, 1.0))
+    shown = fitting_frame([volume], level, turn) if frame is None else frame
+    values = torch.from_numpy(_fine(as_array(volume).astype(np.float32)))
+    depth, hit, normal = _first_hit(values, level, torch.from_numpy(turn).float(), shown, size)
+    return _shade(depth, hit, normal, np.asarray(to_rgb(colour)), shown.width / size)  # type: ignore[arg-type]
 
 
 def _fine(values: np.ndarray) -> np.ndarray:
@@ -109,12 +129,11 @@ def _sample(volume: Tensor, points: Float[Tensor, "... 3"]) -> Float[Tensor, "..
 
 
 def _first_hit(
-    volume: Tensor, level: float, turn: Tensor, reach: float, size: int
+    volume: Tensor, level: float, turn: Tensor, frame: Frame, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    across = (torch.arange(size) + 0.5) / size - 0.5
-    y, x = torch.meshgrid(-across * reach, across * reach, indexing="ij")
-    span = min(1.2, 1.1 * reach)
-    steps = torch.linspace(span / 2, -span / 2, max(int(0.75 * span * volume.shape[0]), 8))
+    across = ((torch.arange(size) + 0.5) / size - 0.5) * frame.width
+    y, x = torch.meshgrid(frame.y - across, frame.x + across, indexing="ij")
+    steps = torch.linspace(frame.depth / 2, -frame.depth / 2, max(int(0.75 * frame.depth * volume.shape[0]), 8))
     front = torch.full((size, size), float("nan"))
     for i in range(1, len(steps)):  # plane by plane: memory stays at one picture
         open_ray = torch.isnan(front)
