@@ -1,0 +1,242 @@
+"""Particles as a RELION 3.1 STAR file: every column that came in goes out, and what is new is added or updated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frazil.data.listing import Listing
+from frazil.data.relion import UID_COLUMN, format_uids, optics_block, stable_uids
+from frazil.data.star import write_star
+from frazil.data.table import Block, Table
+from frazil.physics.grid import Grid
+from frazil.physics.optics import Optics
+from frazil.physics.pose import Pose
+
+if TYPE_CHECKING:
+    from frazil.data.stack import Particles
+
+Columns = Mapping[str, np.ndarray | Tensor | Sequence[str]]
+_DECIMALS = 6
+
+
+def write_particles_star(
+    particles: Particles,
+    path: Path,
+    *,
+    pose: Pose | None = None,
+    optics: Optics | None = None,
+    half_set: np.ndarray | None = None,
+    extra: Columns | None = None,
+    images: Literal["link", "keep"] = "link",
+) -> None:
+    """Write particles as RELION 3.1 (`data_optics`, `data_particles`), atomically.
+
+    Columns of a STAR input are kept as they are, letter for letter; only what is given here is changed or added. Tables of
+    other origin get the columns that say the same in RELION's terms.
+
+    Args:
+        pose, optics: new values, one per row; without them those of `particles`. half_set: (N,) 0 or 1.
+        extra: further columns, one value per row.
+        images: "link" writes image paths relative to `path`'s folder; "keep" leaves them as the input has them (for
+            tables whose images are elsewhere).
+    """
+    path = Path(path)
+    listing = particles.listing
+    is_star = "rlnImageName" in listing.block
+    block = (
+        listing.block.select(particles.rows)
+        if is_star
+        else Block("particles", {}, particles.count, path=particles.path)
+    )
+    new: dict[str, np.ndarray | Sequence[str]] = {"rlnImageName": _image_names(particles, path, images)}
+    if pose is not None or not is_star:
+        new |= _pose_columns(pose or particles.pose, block, particles)
+    elif particles.pose is not None and "rlnOriginXAngst" not in block:
+        origins = ("rlnOriginXAngst", "rlnOriginYAngst")
+        new |= {name: values for name, values in _relion_pose(particles.pose).items() if name in origins}
+    if optics is not None or not is_star:
+        new |= _optics_columns(optics or particles.optics)
+    half_set = particles.half_set if half_set is None and not is_star else half_set
+    if half_set is not None:
+        new["rlnRandomSubset"] = np.asarray(half_set, np.int64) + 1
+    shared, group = _optics_table(particles, optics)
+    if "rlnOpticsGroup" not in block:
+        new["rlnOpticsGroup"] = group
+    if UID_COLUMN not in block:
+        new[UID_COLUMN] = format_uids(particles.uid)
+    new |= {name: _plain(values) for name, values in (extra or {}).items()}
+    block = block.with_columns(new)
+    named = Block("particles", block.values, block.count, path=path, rows=block.rows)
+    known = optics_block(listing.table)
+    others = (
+        [other for other in listing.table.blocks if other is not listing.block and other is not known]
+        if is_star
+        else []
+    )
+    write_star(path, Table((shared, named, *others), path), "version 30001")
+
+
+def write_new_particles_star(
+    path: Path,
+    stack: Path,
+    grid: Grid,
+    *,
+    pose: Pose | None = None,
+    optics: Optics | None = None,
+    half_set: np.ndarray | Tensor | None = None,
+    extra: Columns | None = None,
+    count: int | None = None,
+) -> None:
+    """Describe a stack that was just made (`stack` beside or below `path`) as RELION 3.1, one row per image in order."""
+    size = len(pose) if pose is not None else len(optics) if optics is not None else count
+    if size is None:
+        raise ValueError("count is needed when neither pose nor optics is given")
+    relative = os.path.relpath(stack, Path(path).parent)
+    names = [f"{row:06d}@{relative}" for row in range(1, size + 1)]
+    columns: dict[str, np.ndarray | Sequence[str]] = {"rlnImageName": names}
+    columns |= _optics_columns(optics)
+    if pose is not None:
+        columns |= _relion_pose(pose)
+    columns["rlnOpticsGroup"] = np.ones(size, np.int64)
+    if half_set is not None:
+        columns["rlnRandomSubset"] = np.asarray(half_set, np.int64) + 1
+    columns[UID_COLUMN] = format_uids(stable_uids(names))
+    columns |= {name: _plain(values) for name, values in (extra or {}).items()}
+    shared = Block(
+        "optics", _group_columns(["opticsGroup1"], [grid.pixel_size], [grid.box_size], optics, np.zeros(size, int)), 1
+    )
+    write_star(path, Table((shared, Block("particles", columns, size)), Path(path)), "version 30001")
+
+
+def _image_names(particles: Particles, path: Path, images: str) -> list[str]:
+    listing, at = particles.listing, particles.rows
+    names = list(listing.files.names)
+    if images == "link":
+        folder = path.absolute().parent
+        for number in np.unique(listing.file[at]).tolist():
+            found = listing.files.find(number)
+            if found is not None:
+                names[number] = os.path.relpath(found.absolute(), folder)
+    return [
+        f"{i + 1:06d}@{names[f]}" for i, f in zip(listing.index[at].tolist(), listing.file[at].tolist(), strict=True)
+    ]
+
+
+def _relion_pose(pose: Pose) -> dict[str, np.ndarray]:
+    names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
+    return {name: _rounded(values) for name, values in zip(names, pose.to(torch.float64).to_relion(), strict=True)}
+
+
+def _pose_columns(pose: Pose | None, block: Block, particles: Particles) -> dict[str, np.ndarray]:
+    if pose is None:
+        return {}
+    columns = _relion_pose(pose)
+    if "rlnOriginX" in block:
+        # pixels, as RELION 3.0 has them: kept in step with the Å beside them
+        sizes = np.array([group.pixel_size for group in particles.listing.groups])[particles.group]
+        for axis in "XY":
+            columns[f"rlnOrigin{axis}"] = np.round(columns[f"rlnOrigin{axis}Angst"] / sizes, _DECIMALS)
+    return columns
+
+
+def _optics_columns(optics: Optics | None) -> dict[str, np.ndarray]:
+    if optics is None:
+        return {}
+    columns = {
+        "rlnDefocusU": optics.defocus_u,
+        "rlnDefocusV": optics.defocus_v,
+        "rlnDefocusAngle": optics.defocus_angle,
+        "rlnPhaseShift": optics.phase_shift,
+        "rlnCtfBfactor": optics.b_factor,
+    }
+    return {name: _rounded(values) for name, values in columns.items()}
+
+
+def _optics_table(particles: Particles, optics: Optics | None) -> tuple[Block, np.ndarray]:
+    """The optics block, and each particle's number in it. An input's own block is kept and completed."""
+    listing = particles.listing
+    known = optics_block(listing.table)
+    group = particles.group
+    sizes, boxes = [g.pixel_size for g in listing.groups], [g.box_size for g in listing.groups]
+    values = optics or particles.optics
+    if known is None:
+        group = _split_by_optics(group, values)
+        used, first = np.unique(group, return_index=True)
+        parents = particles.group[first]
+        columns = _group_columns(
+            [f"opticsGroup{number}" for number in range(1, len(used) + 1)],
+            [sizes[parent] for parent in parents],
+            [boxes[parent] for parent in parents],
+            values,
+            group,
+        )
+        return Block("optics", columns, len(used)), group + 1
+    return _completed(known, listing, sizes, boxes), group + 1
+
+
+def _completed(known: Block, listing: Listing, sizes: list[float], boxes: list[int]) -> Block:
+    """The input's optics block, with pixel size and box where it had none."""
+    ids = known.text("rlnOpticsGroup") if "rlnOpticsGroup" in known else [str(i + 1) for i in range(known.count)]
+    rows = listing.block.text("rlnOpticsGroup") if "rlnOpticsGroup" in listing.block else [ids[0]] * listing.block.count
+    group_of = dict(zip(rows, listing.group.tolist(), strict=True))
+    columns: dict[str, np.ndarray | Sequence[str]] = {}
+    if "rlnOpticsGroup" not in known:
+        columns["rlnOpticsGroup"] = ids
+    if "rlnOpticsGroupName" not in known:
+        columns["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in ids]
+    for name, values in (("rlnImagePixelSize", sizes), ("rlnImageSize", boxes)):
+        found = [values[group_of[number]] if number in group_of else 0 for number in ids]
+        if name not in known and any(found):
+            columns[name] = np.array(found)
+    if "rlnImageDimensionality" not in known:
+        columns["rlnImageDimensionality"] = np.full(known.count, 2)
+    complete = known.with_columns(columns)
+    return Block("optics", complete.values, complete.count, path=known.path, rows=complete.rows)
+
+
+def _split_by_optics(group: np.ndarray, optics: Optics | None) -> np.ndarray:
+    """Groups in which voltage, Cs and amplitude contrast are the same too, since RELION keeps these by group."""
+    if optics is None:
+        return np.unique(group, return_inverse=True)[1].reshape(-1)
+    shared = (optics.voltage, optics.cs, optics.amplitude_contrast, optics.beam_tilt_x, optics.beam_tilt_y)
+    keys = np.stack([group, *(value.double().numpy() for value in shared)], 1)
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _group_columns(
+    names: list[str], sizes: list[float], boxes: list[int], optics: Optics | None, group: np.ndarray
+) -> dict[str, np.ndarray | list[str]]:
+    count = len(names)
+    columns: dict[str, np.ndarray | list[str]] = {
+        "rlnOpticsGroup": np.arange(1, count + 1),
+        "rlnOpticsGroupName": names,
+    }
+    if optics is not None:
+        first = torch.from_numpy(np.unique(group, return_index=True)[1])
+        columns["rlnVoltage"] = _rounded(optics.voltage[first])
+        columns["rlnSphericalAberration"] = _rounded(optics.cs[first])
+        columns["rlnAmplitudeContrast"] = _rounded(optics.amplitude_contrast[first])
+        if optics.has_beam_tilt:
+            columns["rlnBeamTiltX"] = _rounded(optics.beam_tilt_x[first])
+            columns["rlnBeamTiltY"] = _rounded(optics.beam_tilt_y[first])
+    if any(size > 0 for size in sizes):
+        columns["rlnImagePixelSize"] = np.array(sizes)
+    if any(box > 0 for box in boxes):
+        columns["rlnImageSize"] = np.array(boxes)
+    columns["rlnImageDimensionality"] = np.full(count, 2)
+    return columns
+
+
+def _rounded(values: Tensor) -> np.ndarray:
+    return np.round(values.detach().cpu().double().numpy(), _DECIMALS)
+
+
+def _plain(values: np.ndarray | Tensor | Sequence[str]) -> np.ndarray | Sequence[str]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values

@@ -1,0 +1,203 @@
+"""STAR files (Hall 1991), as RELION, Warp, topaz and others write them, read into a `Table` and written from one.
+
+Reading stands on gemmi. Quoted strings, blocks in any order and without a name, columns with or without `#n`, name-value
+pairs beside loops, empty loops and gzip are all plain STAR here; what a column means is the business of `relion.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from gemmi import cif
+
+from frazil.data.table import Block, Table, Values
+from frazil.engine.files import atomic_write
+from frazil.errors import InputError
+
+_QUOTES = "\"';"
+_SUSPECT = re.compile(r"[^\S\n]|^$|^[_#$'\";dlsgDLSG]", re.MULTILINE)
+_NEEDS_QUOTES = re.compile(r"^$|\s|^[_#$'\";]|^(data_|loop_|save_|stop_|global_)", re.IGNORECASE)
+
+
+def read_star(path: Path) -> Table:
+    """Read every block of a STAR file (gzip too); columns lose their leading underscore and keep their text.
+
+    Raises InputError when the file is missing, no STAR file, or has a row with too few or too many values.
+    """
+    text = _decode(path)
+    try:
+        document = cif.read_string(text, 0)
+    except ValueError as error:
+        raise _explained(error, text, path) from None
+    # gemmi refuses what it cannot tokenise; it calls a nameless block " "
+    blocks = [block for parsed in document for block in _blocks(parsed, path)]
+    if not blocks:
+        raise InputError(
+            "no data block in this STAR file", where=path, remedy="check that the file was written completely"
+        )
+    return Table(tuple(blocks), path)
+
+
+def write_star(path: Path, table: Table, comment: str = "") -> None:
+    """Write a table as STAR, atomically. Text columns are written as they are, numbers as the shortest exact text."""
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        if comment:
+            file.write(f"# {comment}\n")
+        for block in table.blocks:
+            file.write(f"\ndata_{block.name}\n\n")
+            file.writelines(_lines(block))
+            file.write("\n")
+
+
+def _decode(path: Path) -> str:
+    try:
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError("no such file", where=path, remedy="check the path") from None
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError) as error:
+            raise InputError(f"damaged gzip file ({error})", where=path, remedy="copy it again") from None
+    try:
+        return data.decode("utf-8-sig").replace("\r", "\n" if b"\r\n" not in data else "")
+    except UnicodeDecodeError as error:
+        row = data[: error.start].count(b"\n") + 1
+        if b"\0" in data[:4096]:
+            raise InputError(
+                "this is a binary file, not a STAR file", where=path, remedy="try frazil inspect"
+            ) from None
+        # old tools wrote micrograph names in their own code page: latin-1 keeps every byte
+        if data[:200].lstrip()[:5] in (b"data_", b"# ver") or b"\nloop_" in data:
+            return data.decode("latin-1")
+        raise InputError("not text", where=f"{path}:{row}", remedy="give a STAR file") from None
+
+
+def _blocks(parsed: cif.Block, path: Path) -> Iterator[Block]:
+    """One block for the pairs and one for each loop: STAR allows several in a block, RELION writes one."""
+    name = parsed.name.strip()
+    pairs: dict[str, Values] = {}
+    loops: list[cif.Loop] = []
+    for item in parsed:  # pyright: ignore[reportGeneralTypeIssues] (gemmi's stub forgets Block.__iter__)
+        if item.pair is not None:
+            tag, value = item.pair
+            pairs[_column(tag, pairs, path, item.line_number)] = [_unquoted(value)]
+        elif item.loop is not None:
+            loops.append(item.loop)
+    if pairs:
+        yield Block(name, pairs, 1, is_loop=False, path=path)
+    for loop in loops:
+        columns: dict[str, Values] = {}
+        for index, tag in enumerate(loop.tags):
+            columns[_column(tag, columns, path, None)] = _fetch(parsed, loop, index)
+        yield Block(name, columns, loop.length(), path=path)
+    if not pairs and not loops:
+        yield Block(name, {}, 0, path=path)
+
+
+def _column(tag: str, known: dict[str, Values], path: Path, line: int | None) -> str:
+    column = tag.removeprefix("_")
+    if column in known:
+        place = path if line is None else f"{path}:{line}"
+        raise InputError(f"column {column} appears twice", where=place, remedy="delete one of the two columns")
+    return column
+
+
+def _fetch(parsed: cif.Block, loop: cif.Loop, index: int) -> Callable[[], list[str]]:
+    tag = loop.tags[index]
+
+    def fetch() -> list[str]:
+        return [_unquoted(value) for value in parsed.find_loop(tag)]
+
+    return fetch
+
+
+def _unquoted(value: str) -> str:
+    return cif.as_string(value) if value[:1] in _QUOTES and len(value) > 1 else value
+
+
+def _explained(error: Exception, text: str, path: Path) -> InputError:
+    """gemmi's message with the file's own row: it names the loop, we look for the row inside it."""
+    message = str(error)
+    found = re.match(r"string:(\d+):\d+(?:\(\d+\))?:?\s*(.*)", message)
+    line, what = (int(found[1]), found[2]) if found else (1, message)
+    if "header" in what and not text.strip().lower().startswith(("data_", "#")):
+        return InputError(
+            "not a STAR file: it has no data_ line", where=path, remedy="give a STAR file, or try frazil inspect"
+        )
+    if "Wrong number of values" in what:
+        return _ragged(text, line, path)
+    if "header" in what:
+        return InputError(
+            "a table before the first data_ line", where=f"{path}:{line}", remedy="add a line 'data_' above it"
+        )
+    return InputError(f"not valid STAR: {what}", where=f"{path}:{line}", remedy="correct that line")
+
+
+def _ragged(text: str, start: int, path: Path) -> InputError:
+    lines = text.splitlines()
+    width = 0
+    for number in range(start - 1, len(lines)):
+        content = lines[number].strip()
+        if content.startswith("_"):
+            width += 1
+        elif content and width and not content.startswith(("#", "loop_")):
+            if content.lower().startswith("data_"):
+                break
+            values = len(_words(content))
+            if values != width:
+                return InputError(
+                    f"this row has {values} values, the table has {width} columns",
+                    where=f"{path}:{number + 1}",
+                    remedy="the file may be cut short: write it again, or delete that row",
+                )
+    return InputError(
+        f"the table that starts here does not fill its {width} columns",
+        where=f"{path}:{start}",
+        remedy="look for a row with a missing value",
+    )
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=False, posix=False)
+    except ValueError:
+        return line.split()
+
+
+def _lines(block: Block) -> Iterator[str]:
+    texts = [_quoted(block, name) for name in block.columns]
+    if not block.is_loop:
+        width = max((len(name) for name in block.columns), default=0) + 2
+        for name, values in zip(block.columns, texts, strict=True):
+            yield f"_{name:<{width}} {values[0]}\n"
+        return
+    if not block.columns:
+        return
+    yield "loop_\n"
+    for number, name in enumerate(block.columns, 1):
+        yield f"_{name} #{number}\n"
+    for row in zip(*texts, strict=True):
+        yield " ".join(row) + "\n"
+
+
+def _quoted(block: Block, column: str) -> list[str]:
+    values = block.raw(column)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        return block.text(column)
+    texts = block.text(column)
+    # one scan of the whole column tells whether any value needs a closer look
+    if not _SUSPECT.search("\n".join(texts)):
+        return texts
+    return [_quote(value) if _NEEDS_QUOTES.search(value) else value for value in texts]
+
+
+def _quote(value: str) -> str:
+    value = value.replace("\n", " ")
+    mark = "'" if '"' in value and "'" not in value else '"'
+    return f"{mark}{value}{mark}"
