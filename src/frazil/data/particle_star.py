@@ -32,7 +32,7 @@ def write_particles_star(
     *,
     pose: Pose | None = None,
     optics: Optics | None = None,
-    half_set: np.ndarray | None = None,
+    half_set: Tensor | None = None,
     extra: Columns | None = None,
     images: Literal["link", "keep"] = "link",
 ) -> None:
@@ -56,16 +56,19 @@ def write_particles_star(
         else Block("particles", {}, particles.count, path=particles.path)
     )
     new: dict[str, np.ndarray | Sequence[str]] = {"rlnImageName": _image_names(particles, path, images)}
-    if pose is not None or not is_star:
+    if pose is not None or not is_star or "pose" in particles.changed:
         new |= _pose_columns(pose or particles.pose, block, particles)
     elif particles.pose is not None and "rlnOriginXAngst" not in block:
         origins = ("rlnOriginXAngst", "rlnOriginYAngst")
         new |= {name: values for name, values in _relion_pose(particles.pose).items() if name in origins}
+    if "optics" in particles.changed and optics is None:
+        optics = particles.optics
     if optics is not None or not is_star:
         new |= _optics_columns(optics or particles.optics)
-    half_set = particles.half_set if half_set is None and not is_star else half_set
+    if half_set is None and (not is_star or "half_set" in particles.changed):
+        half_set = particles.half_set
     if half_set is not None:
-        new["rlnRandomSubset"] = np.asarray(half_set, np.int64) + 1
+        new["rlnRandomSubset"] = half_set.cpu().numpy() + 1
     shared, group = _optics_table(particles, optics)
     if "rlnOpticsGroup" not in block:
         new["rlnOpticsGroup"] = group
@@ -140,7 +143,7 @@ def _pose_columns(pose: Pose | None, block: Block, particles: Particles) -> dict
     columns = _relion_pose(pose)
     if "rlnOriginX" in block:
         # pixels, as RELION 3.0 has them: kept in step with the Å beside them
-        sizes = np.array([group.pixel_size for group in particles.listing.groups])[particles.group]
+        sizes = np.array([group.pixel_size for group in particles.listing.groups])[particles.group.numpy()]
         for axis in "XY":
             columns[f"rlnOrigin{axis}"] = np.round(columns[f"rlnOrigin{axis}Angst"] / sizes, _DECIMALS)
     return columns
@@ -163,13 +166,13 @@ def _optics_table(particles: Particles, optics: Optics | None) -> tuple[Block, n
     """The optics block, and each particle's number in it. An input's own block is kept and completed."""
     listing = particles.listing
     known = optics_block(listing.table)
-    group = particles.group
+    group = particles.group.numpy()
     sizes, boxes = [g.pixel_size for g in listing.groups], [g.box_size for g in listing.groups]
     values = optics or particles.optics
     if known is None:
         group = _split_by_optics(group, values)
         used, first = np.unique(group, return_index=True)
-        parents = particles.group[first]
+        parents = particles.group.numpy()[first]
         columns = _group_columns(
             [f"opticsGroup{number}" for number in range(1, len(used) + 1)],
             [sizes[parent] for parent in parents],
@@ -178,17 +181,19 @@ def _optics_table(particles: Particles, optics: Optics | None) -> tuple[Block, n
             group,
         )
         return Block("optics", columns, len(used)), group + 1
-    return _completed(known, listing, sizes, boxes), group + 1
+    first_id = int(known.integers("rlnOpticsGroup")[0]) if "rlnOpticsGroup" in known else 1
+    return _completed(known, listing, sizes, boxes), np.full(particles.count, first_id)
 
 
 def _completed(known: Block, listing: Listing, sizes: list[float], boxes: list[int]) -> Block:
     """The input's optics block, with pixel size and box where it had none."""
-    ids = known.text("rlnOpticsGroup") if "rlnOpticsGroup" in known else [str(i + 1) for i in range(known.count)]
-    rows = listing.block.text("rlnOpticsGroup") if "rlnOpticsGroup" in listing.block else [ids[0]] * listing.block.count
+    ids = known.integers("rlnOpticsGroup").tolist() if "rlnOpticsGroup" in known else list(range(1, known.count + 1))
+    column = "rlnOpticsGroup"
+    rows = listing.block.integers(column).tolist() if column in listing.block else [ids[0]] * listing.block.count
     group_of = dict(zip(rows, listing.group.tolist(), strict=True))
     columns: dict[str, np.ndarray | Sequence[str]] = {}
     if "rlnOpticsGroup" not in known:
-        columns["rlnOpticsGroup"] = ids
+        columns["rlnOpticsGroup"] = np.array(ids)
     if "rlnOpticsGroupName" not in known:
         columns["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in ids]
     for name, values in (("rlnImagePixelSize", sizes), ("rlnImageSize", boxes)):

@@ -15,7 +15,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from frazil.data.cs import list_particles_cs, read_cs
@@ -42,15 +42,18 @@ class Particles:
     inverted nor normalised.
 
     Attributes:
-        path: the file that was read. listing: what its table says, all rows. pose, optics: of the N rows, float32; None
-            where nothing is known. rows: (N,) rows of the listing that these particles are.
+        path: the file that was read. listing: what its table says, all rows. rows: (N,) rows of it that these particles
+            are. pose, optics: of the N rows, float32; None where nothing is known. half_set: (N,) 0 or 1, or None.
+        changed: which of pose, optics and half_set are not what the table says.
     """
 
     path: Path
     listing: Listing
+    rows: np.ndarray
     pose: Pose | None
     optics: Optics | None
-    rows: np.ndarray
+    half_set: Int64[Tensor, " particles"] | None
+    changed: frozenset[str] = frozenset()
 
     @property
     def count(self) -> int:
@@ -66,9 +69,9 @@ class Particles:
         return self.listing.uid[self.rows]
 
     @property
-    def group(self) -> np.ndarray:
-        """(N,) int64: each particle's optics group, an index into `grids`."""
-        return self.listing.group[self.rows]
+    def group(self) -> Int64[Tensor, " particles"]:
+        """Each particle's optics group: an index into `grids`."""
+        return torch.from_numpy(self.listing.group[self.rows])
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -79,7 +82,7 @@ class Particles:
     def grid(self) -> Grid:
         """The one grid of these particles. Raises InputError when they have several."""
         grids = self.grids
-        used = {grids[number] for number in np.unique(self.group).tolist()} or set(grids)
+        used = {grids[number] for number in self.group.unique().tolist()} or set(grids)
         if len(used) > 1:
             sizes = ", ".join(
                 f"{grid.box_size} px of {grid.pixel_size:g} Å" for grid in sorted(used, key=lambda g: g.extent)
@@ -92,14 +95,9 @@ class Particles:
         return used.pop()
 
     @property
-    def half_set(self) -> np.ndarray | None:
-        """(N,) int64, 0 or 1: the half-set of each particle, when the table has them."""
-        return None if self.listing.half_set is None else self.listing.half_set[self.rows]
-
-    @property
-    def sign(self) -> np.ndarray | None:
-        """(N,) -1 where the table says particles are darker than the background, +1 where brighter; None if silent."""
-        return None if self.listing.sign is None else self.listing.sign[self.rows]
+    def sign(self) -> Int64[Tensor, " particles"] | None:
+        """-1 where the table says particles are darker than the background, +1 where brighter; None if silent."""
+        return None if self.listing.sign is None else torch.from_numpy(self.listing.sign[self.rows])
 
     @property
     def table(self) -> Table:
@@ -132,6 +130,7 @@ class Particles:
             rows=self.rows[chosen],
             pose=None if self.pose is None else self.pose[where],
             optics=None if self.optics is None else self.optics[where],
+            half_set=None if self.half_set is None else self.half_set[where],
         )
 
     def given(self, pose: Pose | None = None, optics: Optics | None = None) -> Particles:
@@ -139,14 +138,21 @@ class Particles:
 
         Raises InputError when the counts differ.
         """
-        for name, value in (("poses", pose), ("CTF rows", optics)):
-            if value is not None and len(value) != self.count:
+        new = {name: value for name, value in (("pose", pose), ("optics", optics)) if value is not None}
+        for name, value in new.items():
+            if len(value) != self.count:
                 raise InputError(
-                    f"{len(value)} {name} for {self.count} particles",
+                    f"{len(value)} rows of {name} for {self.count} particles",
                     where=self.path,
                     remedy="give the files of one data set",
                 )
-        return replace(self, pose=self.pose if pose is None else pose, optics=self.optics if optics is None else optics)
+        return replace(self, **new, changed=self.changed | set(new))
+
+    def with_half_set(self, half_set: Int64[Tensor, " particles"]) -> Particles:
+        """The same particles divided otherwise into two halves, 0 and 1."""
+        if len(half_set) != self.count:
+            raise ValueError(f"{len(half_set)} half-sets for {self.count} particles")
+        return replace(self, half_set=half_set, changed=self.changed | {"half_set"})
 
     def images(self, rows: Tensor | np.ndarray | slice, check: bool = True) -> Float[Tensor, "rows box box"]:
         """The images of these rows as float32, all of one box size.
@@ -188,7 +194,7 @@ class Particles:
         chosen = np.arange(self.count) if rows is None else np.arange(self.count)[_numpy(rows)]
         if len(chosen) == 0:
             return
-        boxes = np.array([group.box_size for group in self.listing.groups])[self.group[chosen]]
+        boxes = np.array([group.box_size for group in self.listing.groups])[self.listing.group[self.rows[chosen]]]
         for run in np.split(chosen, np.flatnonzero(np.diff(boxes)) + 1):
             for start in range(0, len(run), size):
                 part = run[start : start + size]
@@ -254,7 +260,8 @@ def read_particles(
     listing = _listing(_table_in(path), images_folder, pixel_size, box_size)
     if need_images:
         listing.files.check()
-    return Particles(path, listing, listing.pose, listing.optics, np.arange(len(listing.uid)))
+    half_set = None if listing.half_set is None else torch.from_numpy(listing.half_set)
+    return Particles(path, listing, np.arange(len(listing.uid)), listing.pose, listing.optics, half_set)
 
 
 def _listing(path: Path, images: Path | None, pixel_size: float | None, box_size: int | None) -> Listing:

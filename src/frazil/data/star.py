@@ -9,8 +9,9 @@ from __future__ import annotations
 import gzip
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from gemmi import cif
@@ -83,7 +84,7 @@ def _blocks(parsed: cif.Block, path: Path) -> Iterator[Block]:
     name = parsed.name.strip()
     pairs: dict[str, Values] = {}
     loops: list[cif.Loop] = []
-    for item in parsed:  # pyright: ignore[reportGeneralTypeIssues] (gemmi's stub forgets Block.__iter__)
+    for item in cast(Iterable[Any], parsed):  # gemmi's stub forgets Block.__iter__
         if item.pair is not None:
             tag, value = item.pair
             pairs[_column(tag, pairs, path, item.line_number)] = [_unquoted(value)]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Block:
         values = self.values[column]
         if isinstance(values, np.ndarray):
             return values if self.rows is None else values[self.rows]
-        text: Sequence[str] = values() if callable(values) else values
+        text = cast(Sequence[str], values() if callable(values) else values)
         return list(text) if self.rows is None else [text[row] for row in self.rows.tolist()]
 
     def text(self, column: str) -> list[str]:

@@ -1,0 +1,124 @@
+"""The truth beside a simulated data set: latent, state, pose and the volumes, in row order of its particles.
+
+truth/truth.json  latent.npy (N, k)  state.npy (N,)  rotation.npy (N, 3, 3)  shift.npy (N, 2)  volumes/volume_000.mrc ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from frazil.engine.files import write_json, write_npy
+from frazil.errors import InputError
+
+_ARRAYS = {"latent": 2, "state": 1, "rotation": 3, "shift": 2}
+
+
+@final
+@dataclass(frozen=True)
+class Truth:
+    """What is true of a simulated data set; every array has one entry per particle.
+
+    Attributes:
+        latent: conformation coordinates; None for a rigid molecule. state: which of `volumes` is nearest (or is the state).
+        rotation: object to view. shift: (x, y) Å. volumes: maps of states, in order. volume_latents: (volumes, k) their
+        coordinates, None without latent. facts: whatever else the simulation says of itself.
+    """
+
+    latent: Float[np.ndarray, "particles k"] | None
+    state: Int[np.ndarray, " particles"]
+    rotation: Float[np.ndarray, "particles 3 3"]
+    shift: Float[np.ndarray, "particles 2"]
+    volumes: tuple[Path, ...] = ()
+    volume_latents: Float[np.ndarray, "volumes k"] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+        return len(self.state)
+
+
+def write_truth(
+    folder: Path,
+    *,
+    state: np.ndarray,
+    rotation: np.ndarray,
+    shift: np.ndarray,
+    latent: np.ndarray | None = None,
+    volumes: Sequence[Path] = (),
+    volume_latents: np.ndarray | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the truth into `folder` (the volumes are already there or below); `truth.json` comes last."""
+    folder = Path(folder)
+    arrays = {"latent": latent, "state": state, "rotation": rotation, "shift": shift}
+    counts = {name: len(array) for name, array in arrays.items() if array is not None}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"arrays of different lengths: {counts}")
+    for name, array in arrays.items():
+        if array is not None:
+            write_npy(folder / f"{name}.npy", np.asarray(array))
+    write_json(
+        folder / "truth.json",
+        {
+            "format": 1,
+            "particles": len(state),
+            "arrays": list(counts),
+            "volumes": [os.path.relpath(path, folder) for path in volumes],
+            "volume_latents": None if volume_latents is None else np.asarray(volume_latents).tolist(),
+            "facts": dict(facts or {}),
+        },
+    )
+
+
+def read_truth(path: Path) -> Truth:
+    """Read the truth from a simulate job's folder, its `outputs/`, or the `truth/` folder itself.
+
+    Raises InputError when it is not there, incomplete, or its arrays do not fit together.
+    """
+    path = Path(path)
+    folders = (path, path / "truth", path / "outputs" / "truth", path.parent / "truth")
+    folder = next((folder for folder in folders if (folder / "truth.json").exists()), None)
+    if folder is None:
+        raise InputError("no truth.json here", where=path, remedy="give the folder that frazil simulate wrote")
+    try:
+        said = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+        names, count = list(said["arrays"]), int(said["particles"])
+        volumes, latents, facts = said["volumes"], said["volume_latents"], said["facts"]
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"damaged truth.json ({error})", where=folder, remedy="simulate again") from None
+    arrays = {
+        name: _array(folder / f"{name}.npy", dimensions, count) for name, dimensions in _ARRAYS.items() if name in names
+    }
+    for name in ("state", "rotation", "shift"):
+        if name not in arrays:
+            raise InputError(f"truth.json does not list {name}", where=folder, remedy="simulate again")
+    return Truth(
+        arrays.get("latent"),
+        arrays["state"],
+        arrays["rotation"],
+        arrays["shift"],
+        tuple(folder / name for name in volumes),
+        None if latents is None else np.asarray(latents, np.float64),
+        facts,
+    )
+
+
+def _array(path: Path, dimensions: int, count: int) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError("no such file", where=path, remedy="simulate again") from None
+    except ValueError as error:
+        raise InputError(f"damaged array ({error})", where=path, remedy="simulate again") from None
+    if array.ndim != dimensions or len(array) != count:
+        raise InputError(f"shape {array.shape} for {count} particles", where=path, remedy="simulate again")
+    return array
