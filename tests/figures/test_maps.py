@@ -131,3 +131,19 @@ def test_frame_fits_what_the_maps_fill(ball: np.ndarray) -> None:
     assert 16 / 32 < frame.width < 22 / 32
     both = raymarch.fitting_frame([ball, moved], 0.5, raymarch.VIEWS["z"])
     assert both.width > frame.width + 3 / 32
+
+
+@pytest.mark.parametrize("size", [24, 33, 80])
+def test_leaping_over_empty_space_misses_nothing(size: int) -> None:
+    noise = np.random.default_rng(1).normal(size=(size, size, size))
+    from scipy import ndimage
+
+    volume = torch.from_numpy(ndimage.gaussian_filter(noise, 2.0).astype(np.float32))
+    level = float(volume.std()) * 2.5  # a few blobs with much room between them
+    turn = torch.linalg.qr(torch.from_numpy(np.random.default_rng(2).normal(size=(3, 3)))).Q.float()
+    space = raymarch._empty_space(volume.numpy(), level)
+    assert float(space.max()) > 0
+    leaps = raymarch._first_hit(volume, space, level, turn, raymarch.Frame(), 60)
+    steps = raymarch._first_hit(volume, torch.zeros_like(space), level, turn, raymarch.Frame(), 60)
+    np.testing.assert_array_less(np.abs(leaps[0] - steps[0])[leaps[1] & steps[1]], 2.0 / size)
+    assert (leaps[1] != steps[1]).mean() < 0.01  # rays that graze a blob between two samples

@@ -108,8 +108,10 @@ def render_surface(
 
     turn = np.eye(3) if rotation is None else as_array(rotation).astype(np.float64)
     shown = fitting_frame([volume], level, turn) if frame is None else frame
-    values = torch.from_numpy(_fine(as_array(volume).astype(np.float32)))
-    depth, hit, normal = _first_hit(values, level, torch.from_numpy(turn).float(), shown, size)
+    values = as_array(volume).astype(np.float32)
+    space = _empty_space(values, level)
+    fine = torch.from_numpy(_fine(values))
+    depth, hit, normal = _first_hit(fine, space, level, torch.from_numpy(turn).float(), shown, size)
     return _shade(depth, hit, normal, np.asarray(to_rgb(colour)), shown.width / size)  # type: ignore[arg-type]
 
 
@@ -128,22 +130,38 @@ def _sample(volume: Tensor, points: Float[Tensor, "... 3"]) -> Float[Tensor, "..
     return F.grid_sample(volume[None, None], where, align_corners=True).reshape(points.shape[:-1])
 
 
+def _empty_space(values: np.ndarray, level: float) -> Float[Tensor, "m m m"]:
+    """For places on a coarse grid, how far (fraction of the box) no voxel above the level lies: safe to leap over."""
+    size = values.shape[0]
+    block = -(-size // 64)
+    blocks = -(-size // block)
+    filled = np.zeros((blocks * block,) * 3, dtype=bool)
+    filled[:size, :size, :size] = values > level
+    coarse = filled.reshape(blocks, block, blocks, block, blocks, block).any(axis=(1, 3, 5))
+    away = ndimage.distance_transform_edt(~coarse) if coarse.any() else np.full(coarse.shape, 4.0 * blocks)
+    # less half a diagonal of a block at either end, the interpolation between blocks, and the offset of their centres
+    return torch.from_numpy(np.clip((np.asarray(away) - 3.5) * block / size, 0, None).astype(np.float32))
+
+
 def _first_hit(
-    volume: Tensor, level: float, turn: Tensor, frame: Frame, size: int
+    volume: Tensor, space: Tensor, level: float, turn: Tensor, frame: Frame, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     across = ((torch.arange(size) + 0.5) / size - 0.5) * frame.width
-    y, x = torch.meshgrid(frame.y - across, frame.x + across, indexing="ij")
-    steps = torch.linspace(frame.depth / 2, -frame.depth / 2, max(int(0.75 * frame.depth * volume.shape[0]), 8))
-    front = torch.full((size, size), float("nan"))
-    for i in range(1, len(steps)):  # plane by plane: memory stays at one picture
-        open_ray = torch.isnan(front)
-        points = torch.stack([x[open_ray], y[open_ray], steps[i].expand(int(open_ray.sum()))], -1)
-        met = _sample(volume, points @ turn) > level
-        front[open_ray] = torch.where(met, steps[i], front[open_ray])
+    y, x = (one.ravel() for one in torch.meshgrid(frame.y - across, frame.x + across, indexing="ij"))
+    spacing = 1.33 / volume.shape[0]
+    front = torch.full((size * size,), float("nan"))
+    ray = torch.arange(size * size)  # those still on their way
+    place = torch.full((size * size,), frame.depth / 2)
+    while len(ray):
+        points = torch.stack([x[ray], y[ray], place], -1) @ turn
+        met = _sample(volume, points) > level
+        front[ray[met]] = place[met]
+        place = place - _sample(space, points).clamp(min=spacing)
+        ray, place = ray[~met & (place > -frame.depth / 2)], place[~met & (place > -frame.depth / 2)]
+    front = front.reshape(size, size)
     hit = ~torch.isnan(front)
-    spacing = float(steps[0] - steps[1])
-    rays = torch.stack([x[hit], y[hit]], -1)
     inside, outside = front[hit], front[hit] + spacing
+    rays = torch.stack([x.reshape(size, size)[hit], y.reshape(size, size)[hit]], -1)
     for _ in range(6):
         middle = 0.5 * (inside + outside)
         above = _sample(volume, torch.cat([rays, middle[:, None]], -1) @ turn) > level
