@@ -1,0 +1,1 @@
+"""What turns images into poses, latents and optics: encoders, tables, objectives."""

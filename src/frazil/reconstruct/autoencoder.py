@@ -1,0 +1,231 @@
+"""A variational autoencoder of particle images: encoder, neural field, and the loss of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor, nn
+
+from frazil.errors import FrazilError
+from frazil.inference.encoders import ConvolutionalEncoder, Encoder, MLPEncoder
+from frazil.inference.objective import BETA_SCHEDULES, BetaSchedule, latent_price, squared_error
+from frazil.inference.posteriors import LatentPosterior
+from frazil.inference.streamed import streamed_mean_error
+from frazil.inference.tables import PoseTable, row_optimizer
+from frazil.numerics.fourier import HalfPlane
+from frazil.physics.field import FieldNetwork, slice_points
+from frazil.physics.optics import Optics
+from frazil.physics.pose import Pose
+from frazil.reconstruct.coefficients import StandardisedImages
+from frazil.reconstruct.neural_config import NeuralConfig
+
+# of the coefficients drawn for a step, this share is spent on the lowest frequencies, which are all taken
+SHARE_ALWAYS_DRAWN = 0.5
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """Images of a step with what is known about them.
+
+    Attributes:
+        rows: of the data set. images: centred coefficients. transfer: CTF on the same half-plane, 1 without optics.
+        rotation: object to view.
+    """
+
+    rows: Int[Tensor, " batch"]
+    images: Complex[Tensor, "batch coefficients"]
+    transfer: Float[Tensor, "batch coefficients"]
+    rotation: Float[Tensor, "batch 3 3"]
+
+
+@final
+class Autoencoder:
+    """What is trained: two networks, and the table of poses if they are refined.
+
+    Args:
+        images: standardised coefficients of all particles. pose: of all particles. optics: of all particles, or None.
+        config: sizes, rates, schedules. latent_dim: latent coordinates. device: where to compute.
+        precision: of the field's matrix products, None for float32. report: told when an image has to be left out.
+    """
+
+    def __init__(
+        self,
+        images: StandardisedImages,
+        pose: Pose,
+        optics: Optics | None,
+        config: NeuralConfig,
+        *,
+        latent_dim: int,
+        device: str = "cpu",
+        precision: torch.dtype | None = None,
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.images, self.config, self.device = images, config, torch.device(device)
+        self.precision, self.report = precision, report
+        self.layout = images.grid.half_plane(device=device)
+        self.pose = pose.to(torch.float32)
+        self.optics = optics
+        self.encoder = make_encoder(config, self.layout, latent_dim).to(device)
+        self.field = FieldNetwork(
+            images.grid,
+            latent_dim,
+            width=config.width,
+            layers=config.layers,
+            encoding=config.encoding,
+            features=config.encoding_features,
+            sigma=config.encoding_sigma,
+            domain=config.domain,
+        ).to(device)
+        self.field.amplitude.fill_(images.deviation)
+        self.poses = PoseTable(self.pose, images.grid.pixel_size).to(device) if config.refine_poses else None
+        self.beta = beta_schedule(config.beta, latent_dim)
+        # the origin is left out: it carries the mean of the image, which standardisation has set
+        self.weight = self.layout.weight * (self.layout.radius > 0)
+        self.images_at_once = 1 if self.device.type == "cpu" else config.batch_size
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything with a state, by name."""
+        named: dict[str, nn.Module] = {"encoder": self.encoder, "field": self.field}
+        return named if self.poses is None else {**named, "poses": self.poses}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One dense optimiser for the networks, one by rows for the poses."""
+        weights = [*self.encoder.parameters(), *self.field.parameters()]
+        named: dict[str, torch.optim.Optimizer] = {
+            "networks": torch.optim.Adam(weights, lr=self.config.learning_rate, fused=True)
+        }
+        if self.poses is not None:
+            named["poses"] = row_optimizer(self.poses, self.config.pose_learning_rate)
+        return named
+
+    def step(self, rows: Int[Tensor, " batch"], epoch: float) -> dict[str, Tensor]:
+        """Loss of a batch at a (fractional) epoch, its mean squared error and divergence.
+
+        Raises:
+            FrazilError: if no image of the batch gives a number any more.
+        """
+        if len(rows) == 0:
+            raise FrazilError(
+                "training has diverged: no image of a batch gives a finite number; lower the learning rate"
+                " or use precision float32"
+            )
+        moving = self.poses is not None and epoch >= self.config.pose_pretrain
+        batch = self.batch(rows, moving=moving)
+        posterior = self.encode(batch)
+        usable = posterior.is_finite()
+        if not bool(usable.all()):
+            self._leave_out(rows[~usable.cpu()], "its latent")
+            return self.step(rows[usable.cpu()], epoch)
+        latent = posterior.sample()
+        chosen = self._draw_coefficients()
+        error, counted = streamed_mean_error(
+            lambda part, tensors: self._error(batch, part, chosen, *tensors),
+            (latent, batch.rotation, batch.images),
+            list(self.field.parameters()),
+            self.images_at_once,
+        )
+        if not bool(counted.all()):
+            self._leave_out(rows[~counted], "its error")
+            return self.step(rows[counted], epoch)
+        divergence = posterior.divergence().mean()
+        beta = self.beta(epoch * len(self.images))
+        price = latent_price(divergence, beta, float(self.weight.sum()), self.config.beta_control)
+        return {"loss": error + price, "error": error.detach(), "divergence": divergence.detach()}
+
+    def encode(self, batch: Batch) -> LatentPosterior:
+        """Latent posteriors of a batch; the encoder sees phase-flipped images."""
+        return self.encoder(batch.images * torch.sign(batch.transfer))
+
+    @torch.no_grad()
+    def posterior(self, rows: Int[Tensor, " batch"]) -> LatentPosterior:
+        """Latent posteriors of some particles with the networks as they are now."""
+        return self.encode(self.batch(rows))
+
+    def batch(self, rows: Int[Tensor, " batch"], *, moving: bool = False) -> Batch:
+        """Images, CTF and present poses of some particles; differentiable in the poses if they are ``moving``."""
+        pose = self.pose[rows].to(self.device)
+        if self.poses is not None:
+            with torch.set_grad_enabled(moving and torch.is_grad_enabled()):
+                pose = self.poses(rows.to(self.device))
+        images = self.images[rows].to(self.device) * pose.shift_phase(self.images.grid, self.layout).conj()
+        if self.optics is None:
+            transfer = torch.ones(len(rows), self.layout.count, device=self.device)
+        else:
+            optics = self.optics[rows].to(self.device)
+            transfer = optics.ctf(self.images.grid, self.layout).to(torch.float32)
+            if optics.has_beam_tilt:
+                tilted = optics.transfer(self.images.grid, self.layout).to(images.dtype)
+                images = images * torch.where(transfer == 0, torch.ones_like(tilted), (tilted / transfer).conj())
+        return Batch(rows, images, transfer, pose.rotation)
+
+    def _error(
+        self,
+        batch: Batch,
+        part: slice,
+        chosen: tuple[Tensor, Tensor] | None,
+        latent: Tensor,
+        rotation: Tensor,
+        images: Tensor,
+    ) -> Tensor:
+        points = slice_points(rotation, self.layout, 1 / self.images.grid.box_size)
+        transfer, weight = batch.transfer[part], self.weight
+        if chosen is not None:
+            index, weight = chosen
+            points, transfer, images = points[:, index], transfer[:, index], images[:, index]
+        values = self.field(latent, points, self.precision)
+        predicted = torch.view_as_complex(values * transfer[..., None])
+        return squared_error(predicted, images, weight)
+
+    def _draw_coefficients(self) -> tuple[Tensor, Tensor] | None:
+        """Which coefficients this step looks at, and weights that keep the expected loss what it is."""
+        count = self.layout.count
+        kept = round(self.config.coefficients * count)
+        if kept >= count:
+            return None
+        always = round(kept * SHARE_ALWAYS_DRAWN)
+        drawn = torch.randperm(count - always)[: kept - always].sort().values + always
+        index = torch.cat((torch.arange(always), drawn)).to(self.device)
+        weight = self.weight[index].clone()
+        weight[always:] *= (count - always) / (kept - always)
+        return index, weight
+
+    def _leave_out(self, rows: Tensor, what: str) -> None:
+        if len(rows) == 0:
+            return
+        names = ", ".join(str(int(row) + 1) for row in rows)
+        self.report(f"particle {names} left out of this step: {what} is not a finite number")
+
+
+def make_encoder(config: NeuralConfig, layout: HalfPlane, latent_dim: int) -> Encoder:
+    """The encoder a config asks for."""
+    if config.encoder == "convolutional":
+        return ConvolutionalEncoder(layout, latent_dim)
+    return MLPEncoder(layout.count, latent_dim, config.encoder_width, config.encoder_layers)
+
+
+def beta_schedule(beta: float | str, latent_dim: int) -> BetaSchedule:
+    """The weight of the divergence a config asks for: 1 / latent_dim for auto."""
+    if isinstance(beta, str) and beta in BETA_SCHEDULES:
+        return BETA_SCHEDULES[beta]
+    value = 1 / latent_dim if beta == "auto" else float(beta)
+    return BetaSchedule(value, value)
+
+
+def choose_precision(name: str, device: str) -> torch.dtype | None:
+    """The dtype of the field's matrix products: bfloat16 where it is faster, None for float32.
+
+    Raises:
+        FrazilError: if bfloat16 is asked for and the device has none.
+    """
+    if name == "float32":
+        return None
+    if device == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast = torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if fast or name == "bfloat16" else None

@@ -1,0 +1,83 @@
+"""The parts of the loss."""
+
+import pytest
+import torch
+
+from frazil.inference.objective import BETA_SCHEDULES, BetaSchedule, latent_price, squared_error
+from frazil.inference.streamed import streamed_mean_error
+from frazil.numerics.fourier import half_plane, images_to_coefficients
+
+
+def test_squared_error_is_the_mean_over_the_full_plane() -> None:
+    layout = half_plane(8)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    a, b = images_to_coefficients(images, layout)
+    difference = torch.fft.fft2(images[0] - images[1]).abs().square()
+    index = torch.fft.fftfreq(8, 1 / 8)
+    circle = torch.hypot(index[:, None], index) < 3.5
+    assert torch.allclose(squared_error(a, b, layout.weight.double()), difference[:, circle].mean(-1))
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "beta"),
+    [("a", 0, 0.001), ("a", 500_000, 7.5005), ("b", 500_000, 10), ("c", 900_000, 18), ("d", 3_000_000, 11.5)],
+)
+def test_named_schedules_rise_linearly(name: str, images: int, beta: float) -> None:
+    assert BETA_SCHEDULES[name](images) == pytest.approx(beta)
+
+
+def test_a_constant_schedule_stays() -> None:
+    assert BetaSchedule(0.125, 0.125)(1e9) == 0.125
+
+
+def test_a_smaller_divergence_is_cheaper() -> None:
+    low, high = latent_price(torch.tensor(1.0), 0.5, 100), latent_price(torch.tensor(2.0), 0.5, 100)
+    assert low.item() == pytest.approx(0.005)
+    assert high > low
+
+
+def test_control_pulls_the_divergence_towards_beta() -> None:
+    assert latent_price(torch.tensor(5.0), 5.0, 100, 2.0) == 0
+    assert latent_price(torch.tensor(3.0), 5.0, 100, 2.0).item() == pytest.approx(0.08)
+
+
+# ------------------------------------------------------------------------------------------------------ streamed error
+
+
+def cubic(weight: torch.Tensor):
+    return lambda rows, tensors: ((tensors[0] @ weight) ** 3).sum(-1)
+
+
+@pytest.mark.parametrize("images_at_once", [1, 3, 7])
+def test_streaming_changes_neither_value_nor_gradient(images_at_once: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    mean, counted = streamed_mean_error(cubic(weight), (x,), [weight], images_at_once)
+    plain = ((x @ weight) ** 3).sum(-1).mean()
+    assert counted.all()
+    assert torch.allclose(mean, plain)
+    streamed = torch.autograd.grad(2 * mean, (x, weight))
+    for a, b in zip(streamed, torch.autograd.grad(2 * plain, (x, weight)), strict=True):
+        assert torch.allclose(a, b)
+
+
+@pytest.mark.parametrize("images_at_once", [1, 4])
+def test_an_image_without_a_finite_error_is_left_out_of_value_and_gradient(images_at_once: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, dtype=torch.float64)
+    x[2, 1] = torch.nan
+    weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    mean, counted = streamed_mean_error(cubic(weight), (x,), [weight], images_at_once)
+    kept = torch.tensor([0, 1, 3, 4, 5])
+    plain = ((x[kept] @ weight) ** 3).sum(-1).mean()
+    assert counted.tolist() == [True, True, False, True, True, True]
+    assert torch.allclose(mean, plain)
+    assert torch.allclose(torch.autograd.grad(mean, weight)[0], torch.autograd.grad(plain, weight)[0])
+
+
+def test_if_no_image_has_a_finite_error_the_mean_says_so() -> None:
+    weight = torch.ones(1, 1, requires_grad=True)
+    mean, counted = streamed_mean_error(cubic(weight), (torch.full((2, 1), torch.nan),), [weight], 1)
+    assert mean.isnan()
+    assert not counted.any()
