@@ -50,7 +50,10 @@ class StorableEnsemble(Protocol):
         ...
 
 
-_KINDS: dict[str, str | type] = {"field": "frazil.physics.field:FieldEnsemble"}
+_KINDS: dict[str, str | type] = {
+    "field": "frazil.physics.field:FieldEnsemble",
+    "jointed": "frazil.physics.jointed:JointedGaussians",
+}
 
 
 def register_ensemble(kind: str, where: str | type) -> None:

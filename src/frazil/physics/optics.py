@@ -76,7 +76,7 @@ class Optics(TensorValue):
         """Optics of numbers or tensors, broadcast to one batch. Without ``defocus_v`` there is no astigmatism."""
         given = (voltage, cs, amplitude_contrast, defocus_u, defocus_u if defocus_v is None else defocus_v)
         rest = (defocus_angle, phase_shift, b_factor, beam_tilt_x, beam_tilt_y)
-        tensors = [torch.as_tensor(value).to(dtype) for value in given + rest]
+        tensors = [torch.as_tensor(value, dtype=dtype) for value in given + rest]
         return Optics(*(tensor.clone() for tensor in torch.broadcast_tensors(*tensors)))
 
     @property

@@ -11,14 +11,17 @@ Lengths in this file are fractions of the molecule's diameter until `generate` s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from frazil.numerics.rotations import from_rotation_vector, random_rotations
+from frazil.numerics.rotations import random_rotations
+from frazil.physics.density import Gaussians
+from frazil.physics.grid import Grid
+from frazil.physics.jointed import Joint, JointedGaussians
 
 SetName = Literal["linear-1d", "linear-2d", "circular-1d", "discrete-10"]
 
@@ -26,78 +29,42 @@ ROD_SPACING = 0.062
 BEAD_SPACING = 0.034
 
 
-@dataclass(frozen=True)
-class Joint:
-    """A joint about which one domain turns.
-
-    Attributes:
-        domain: index of the domain that moves.
-        pivot: a point of the axis, Å. axis: unit vector along it.
-        low, high: the angles at latent 0 and 1, degrees.
-        circular: whether ``high`` is the same conformation as ``low`` a full turn later.
-    """
-
-    domain: int
-    pivot: tuple[float, float, float]
-    axis: tuple[float, float, float]
-    low: float
-    high: float
-    circular: bool = False
-
-    def angle(self, latent: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Degrees of rotation at a latent coordinate from 0 to 1."""
-        return self.low + (self.high - self.low) * latent
-
-
+@final
 @dataclass(frozen=True)
 class Molecule:
-    """Beads in domains on joints.
+    """A generated molecule: continuous when it has no states.
 
     Attributes:
-        centres: bead positions with every joint at 0 degrees, Å.
-        amplitudes: integral of each bead's density.
-        sigma: standard deviation of every bead, Å.
-        domain: the domain each bead belongs to.
-        joints: one for each latent coordinate (the states of a discrete set use them too).
-        states: for a discrete set, its states as rows (present domains, latent of the joints); empty for a continuous
-            one.
+        body: beads in domains on joints.
+        states: for a discrete set, its states as rows (present domains, latent of the joints).
     """
 
-    centres: Float[Tensor, "beads 3"]
-    amplitudes: Float[Tensor, " beads"]
-    sigma: float
-    domain: Int[Tensor, " beads"]
-    joints: tuple[Joint, ...]
+    body: JointedGaussians
     states: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = ()
 
     @property
-    def latent_dim(self) -> int:
-        """Number of continuous coordinates: 0 for a discrete set."""
-        return 0 if self.states else len(self.joints)
+    def circular(self) -> tuple[bool, ...]:
+        """For each latent coordinate, whether 1 is the same conformation as 0."""
+        return () if self.states else tuple(joint.circular for joint in self.body.joints)
 
-    def conformers(self, latent: Float[Tensor, "batch joints"]) -> Float[Tensor, "batch beads 3"]:
-        """Bead positions, Å, at joint coordinates from 0 to 1."""
-        moved = self.centres.expand(latent.shape[0], -1, -1).clone()
-        for coordinate, joint in zip(latent.T, self.joints, strict=True):
-            mine = self.domain == joint.domain
-            axis, pivot = self.centres.new_tensor(joint.axis), self.centres.new_tensor(joint.pivot)
-            turn = from_rotation_vector(torch.deg2rad(joint.angle(coordinate.to(axis.dtype)))[:, None] * axis)
-            moved[:, mine] = (moved[:, mine] - pivot) @ turn.mT + pivot
-        return moved
+    def conformers(self, latent: Float[Tensor, "batch latent"]) -> Gaussians:
+        """The molecule in a batch of conformations of a continuous set."""
+        rest, centres = self.body.rest, self.body.centres(latent)
+        return Gaussians(centres, *(part.expand(centres.shape[:-1]) for part in (rest.amplitudes, rest.sigmas)))
 
-    def state_conformer(self, state: int) -> tuple[Float[Tensor, "beads 3"], Float[Tensor, " beads"]]:
-        """Positions and amplitudes of the beads in one state of a discrete set; absent domains have amplitude 0."""
-        present, latent = self.states[state]
-        there = torch.isin(self.domain, torch.tensor(present))
-        centres = self.conformers(self.centres.new_tensor(latent)[None])[0]
-        return centres, self.amplitudes * there
+    def state(self, index: int) -> Gaussians:
+        """The molecule in one state of a discrete set; absent domains have amplitude 0."""
+        present, latent = self.states[index]
+        there = torch.isin(self.body.domain, torch.tensor(present))
+        found = self.body.density(torch.tensor(latent))
+        return Gaussians(found.centres, found.amplitudes * there, found.sigmas)
 
     def even_latents(self, count: int) -> Float[Tensor, "count latent"]:
         """``count`` latents spread evenly: the middles of equal bins in 1-D, a Fibonacci lattice in 2-D."""
         index = torch.arange(count, dtype=torch.float64)
         golden = (math.sqrt(5) - 1) / 2
-        first = index / count if self.joints[0].circular else (index + 0.5) / count
-        columns = [first, ((index + 0.5) * golden) % 1][: self.latent_dim]
+        first = index / count if self.circular[0] else (index + 0.5) / count
+        columns = [first, ((index + 0.5) * golden) % 1][: len(self.circular)]
         return torch.stack(columns, dim=1)
 
     def nearest_state(
@@ -105,8 +72,7 @@ class Molecule:
     ) -> Int[Tensor, " batch"]:
         """The state nearest to each latent, with the ends of a circular coordinate joined."""
         gap = (latent[:, None] - states).abs()
-        circular = torch.tensor([joint.circular for joint in self.joints])
-        gap = torch.where(circular, torch.minimum(gap, 1 - gap), gap)
+        gap = torch.where(torch.tensor(self.circular), torch.minimum(gap, 1 - gap), gap)
         return gap.square().sum(-1).argmin(1)
 
 
@@ -188,40 +154,38 @@ _DISCRETE_STATES = (
 )
 
 
-def generate(name: SetName, diameter: float, sigma: float) -> Molecule:
+def generate(name: SetName, grid: Grid, diameter: float, sigma: float) -> Molecule:
     """The molecule of a generated set; the same one for every seed of the data.
 
     Args:
-        diameter: largest extent in any conformation, Å.
-        sigma: standard deviation of a bead, Å.
+        grid: of the images. diameter: largest extent in any conformation, Å. sigma: standard deviation of a bead, Å.
     """
     lobes, joints = _PLANS[name]
     generator = torch.Generator().manual_seed(20201)
     pieces = [_fill(lobe, generator) for lobe in lobes]
-    centres = torch.cat(pieces)
     domain = torch.cat([torch.full((len(piece),), lobe.domain) for piece, lobe in zip(pieces, lobes, strict=True)])
-    unit_axes = tuple(_with_unit_axis(joint) for joint in joints)
-    states = _DISCRETE_STATES if name == "discrete-10" else ()
-    raw = Molecule(centres, torch.ones(len(centres), dtype=torch.float64), sigma, domain, unit_axes, states)
-    return _scaled(raw, diameter)
-
-
-def _with_unit_axis(joint: Joint) -> Joint:
-    length = math.dist((0, 0, 0), joint.axis)
-    x, y, z = (component / length for component in joint.axis)
-    return Joint(joint.domain, joint.pivot, (x, y, z), joint.low, joint.high, joint.circular)
-
-
-def _scaled(raw: Molecule, diameter: float) -> Molecule:
-    """Centre the mean conformation, then scale: the farthest bead of any conformation lies at half a diameter."""
-    sweep = torch.linspace(0, 1, 13, dtype=torch.float64)[:, None].expand(-1, len(raw.joints))
-    shapes = raw.conformers(sweep)
+    centres = torch.cat(pieces)
+    raw = _jointed(centres, domain, joints, grid, sigma)
+    # centre the mean conformation; the farthest bead of any conformation lies at half a diameter
+    sweep = torch.linspace(0, 1, 13, dtype=torch.float64)[:, None].expand(-1, len(joints))
+    shapes = raw.centres(sweep)
     middle = shapes[:-1].mean(dim=(0, 1))
     scale = diameter / 2 / float((shapes - middle).norm(dim=-1).max())
-    joints = tuple(
-        Joint(j.domain, _moved(j.pivot, middle, scale), j.axis, j.low, j.high, j.circular) for j in raw.joints
-    )
-    return Molecule((raw.centres - middle) * scale, raw.amplitudes, raw.sigma, raw.domain, joints, raw.states)
+    moved = tuple(replace(joint, pivot=_moved(joint.pivot, middle, scale)) for joint in joints)
+    body = _jointed((centres - middle) * scale, domain, moved, grid, sigma)
+    return Molecule(body, _DISCRETE_STATES if name == "discrete-10" else ())
+
+
+def _jointed(centres: Tensor, domain: Tensor, joints: tuple[Joint, ...], grid: Grid, sigma: float) -> JointedGaussians:
+    ones = torch.ones(len(centres), dtype=torch.float64)
+    unit = tuple(replace(joint, axis=_unit(joint.axis)) for joint in joints)
+    return JointedGaussians(Gaussians(centres, ones, ones * sigma), domain, unit, grid)
+
+
+def _unit(axis: tuple[float, float, float]) -> tuple[float, float, float]:
+    length = math.dist((0, 0, 0), axis)
+    x, y, z = (component / length for component in axis)
+    return x, y, z
 
 
 def _moved(point: tuple[float, float, float], middle: Tensor, scale: float) -> tuple[float, float, float]:

@@ -75,29 +75,28 @@ class MovingMolecule(Specimen):
         if molecule.states:
             state = torch.arange(count) % len(molecule.states)
             return Conformations(None, state[torch.randperm(count, generator=generator)], None, len(molecule.states))
-        latent = torch.rand(count, molecule.latent_dim, generator=generator, dtype=torch.float64)
+        latent = torch.rand(count, len(molecule.circular), generator=generator, dtype=torch.float64)
         listed = molecule.even_latents(states)
         return Conformations(latent, molecule.nearest_state(latent, listed), listed, states)
 
     def seen_by(self, conformations: Conformations) -> Gaussians:
         """One conformer for each particle."""
-        molecule = self.molecule
         if conformations.latent is not None:
-            centres = molecule.conformers(conformations.latent)
-            return self._gaussians(centres, molecule.amplitudes.expand(centres.shape[:-1]))
-        listed = [molecule.state_conformer(state) for state in range(len(molecule.states))]
-        centres, amplitudes = (torch.stack(parts) for parts in zip(*listed, strict=True))
-        return self._gaussians(centres[conformations.state], amplitudes[conformations.state])
+            return _single(self.molecule.conformers(conformations.latent))
+        listed = [self.molecule.state(state) for state in range(len(self.molecule.states))]
+        fields = ([getattr(known, name) for known in listed] for name in ("centres", "amplitudes", "sigmas"))
+        return _single(Gaussians(*(torch.stack(field)[conformations.state] for field in fields)))
 
     def state(self, conformations: Conformations, index: int) -> Gaussians:
         """The conformer at one listed state."""
         if conformations.state_latents is None:
-            return self._gaussians(*self.molecule.state_conformer(index))
-        centres = self.molecule.conformers(conformations.state_latents[index][None])[0]
-        return self._gaussians(centres, self.molecule.amplitudes)
+            return self.molecule.state(index)
+        return self.molecule.body.density(conformations.state_latents[index])
 
-    def _gaussians(self, centres: Tensor, amplitudes: Tensor) -> Gaussians:
-        return Gaussians(centres.float(), amplitudes.float(), torch.full_like(amplitudes, self.molecule.sigma).float())
+
+def _single(gaussians: Gaussians) -> Gaussians:
+    """In single precision: images need no more."""
+    return Gaussians(gaussians.centres.float(), gaussians.amplitudes.float(), gaussians.sigmas.float())
 
 
 @final

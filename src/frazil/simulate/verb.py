@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from frazil.data.ensemble import save_ensemble
 from frazil.data.truth import write_truth
+from frazil.engine.files import write_npy
 from frazil.errors import InputError
 from frazil.physics.grid import Grid
 from frazil.simulate.molecules import generate
@@ -116,7 +120,7 @@ def prepare_specimen(config: Config) -> tuple[Specimen, Grid]:
             where="--diameter",
             remedy="give a larger --box or a smaller diameter",
         )
-    return MovingMolecule(generate(config.set or "linear-1d", diameter, sigma)), grid
+    return MovingMolecule(generate(config.set or "linear-1d", grid, diameter, sigma)), grid
 
 
 def _atoms(config: Config) -> tuple[Specimen, Grid]:
@@ -168,25 +172,28 @@ def noise_facts(config: Config, draw: Draw, level: NoiseLevel | None) -> dict[st
 
 
 def write_everything_true(job: Job, draw: Draw, facts: dict[str, object]) -> None:
-    """Poses, latents, states, defocus and state volumes, under ``truth/``."""
+    """Poses, latents, states, defocus, state volumes and, for a continuous motion, the moving molecule itself."""
     folder = job.outputs / "truth"
-    folder.mkdir(parents=True, exist_ok=True)
-    volumes = write_state_volumes(folder / "volumes", draw)
-    conformations = draw.conformations
-    latents = conformations.state_latents
+    conformations, specimen = draw.conformations, draw.specimen
+    if isinstance(specimen, MovingMolecule) and conformations.latent is not None:
+        body = specimen.molecule.body
+        facts = facts | {"circular": list(specimen.molecule.circular)}
+        rest = body.rest.with_linear_parameters(body.rest.amplitudes * draw.scale)
+        save_ensemble(folder, replace(body, rest=rest))
+    if draw.optics is not None:
+        optics = draw.optics
+        write_npy(folder / "defocus.npy", torch.stack([optics.defocus_u, optics.defocus_v], dim=1).numpy())
     write_truth(
         folder,
-        latent=None if conformations.latent is None else conformations.latent.numpy(),
+        latent=_array(conformations.latent),
         state=conformations.state.numpy(),
         rotation=draw.pose.rotation.numpy(),
         shift=draw.pose.shift.numpy(),
-        volumes=volumes,
-        volume_latents=None if latents is None else latents.numpy(),
+        volumes=write_state_volumes(folder / "volumes", draw),
+        volume_latents=_array(conformations.state_latents),
         facts=facts,
     )
-    if draw.optics is not None:
-        optics = draw.optics
-        table = np.stack([optics.defocus_u.numpy(), optics.defocus_v.numpy(), optics.defocus_angle.numpy()], axis=1)
-        from frazil.engine.files import write_npy
 
-        write_npy(folder / "defocus.npy", table)
+
+def _array(tensor: torch.Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.numpy()
