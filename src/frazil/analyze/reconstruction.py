@@ -61,7 +61,7 @@ class Reconstruction:
         """The particles of the job, in the order of its latents."""
         from frazil.data.stack import read_particles
 
-        return read_particles(self.outputs / "particles.star")
+        return read_particles(self.outputs / "particles.star", need_images=False)
 
     def map_path(self, *names: str) -> Path | None:
         """The first of these files that the job made."""
