@@ -29,16 +29,17 @@ from frazil.errors import InputError
 _REQUIRED = object()
 
 
-def setting(default: Any, help: str, **limits: Any) -> Any:
+def setting(default: Any, help: str, *, flag: str | None = None, **limits: Any) -> Any:
     """A setting with a default: the flag ``--name-of-field``.
 
     Args:
         default: the value when neither a flag, a preset nor a file gives one. Where ``None`` is a possible value it
             must be the default, because TOML cannot write it down.
         help: what it means, with its unit, in one line.
+        flag: the flag's name where it cannot be the field's (``as_json`` is ``--json``: pydantic owns ``json``).
         limits: pydantic's limits on the value, such as ``ge=1`` or ``lt=1``.
     """
-    return Field(default=default, description=help, **limits)
+    return Field(default=default, description=help, json_schema_extra={"flag": flag} if flag else None, **limits)
 
 
 def argument(help: str, default: Any = _REQUIRED, **limits: Any) -> Any:
@@ -75,6 +76,13 @@ def is_positional(model: type[BaseModel], name: str) -> bool:
     return isinstance(extra, dict) and extra.get("positional") is True
 
 
+def flag_name(model: type[BaseModel], name: str) -> str:
+    """What the field is called on the command line, without the two hyphens."""
+    extra = model.model_fields[name].json_schema_extra
+    given = extra.get("flag") if isinstance(extra, dict) else None
+    return given if isinstance(given, str) else name.replace("_", "-")
+
+
 def build(model: type[StageConfig], values: Mapping[str, Any], *, where: str | Path) -> Any:
     """Checks values and makes the config.
 
@@ -84,12 +92,25 @@ def build(model: type[StageConfig], values: Mapping[str, Any], *, where: str | P
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise explain(error, model, where=where) from None
+        raise _explain(error.errors()[0], model, where) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], *, where: str | Path) -> InputError:
+def check_layer(model: type[StageConfig], values: Mapping[str, Any], *, where: str | Path) -> None:
+    """Checks settings that are not complete: those of a preset or a file.
+
+    Raises:
+        InputError: naming the first wrong or unknown setting.
+    """
+    try:
+        model.model_validate(dict(values))
+    except ValidationError as error:
+        wrong = [one for one in error.errors() if one["type"] != "missing"]
+        if wrong:
+            raise _explain(wrong[0], model, where) from None
+
+
+def _explain(first: Any, model: type[BaseModel], where: str | Path) -> InputError:
     """Turns pydantic's account of a wrong value into one line."""
-    first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -100,7 +121,10 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str | Path
         return InputError(f"unknown setting {name}", where=where, remedy=remedy)
     if first["type"] == "missing":
         return InputError(f"{name} is missing", where=where, remedy=f"give {name}")
-    reason = first["msg"][0].lower() + first["msg"][1:]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # a rule between several settings, which speaks for itself
+        return InputError(reason.rstrip("."), where=where)
+    reason = reason[0].lower() + reason[1:]
     return InputError(f"{name} = {first['input']!r} cannot be used: {reason}", where=where)
 
 
@@ -157,6 +181,27 @@ def read_config_file(path: Path, verb: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise InputError(f"there is no section [{verb}]", where=path, remedy=f"put the settings below a line [{verb}]")
     return section
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of two layers, table by table; the upper one wins."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        merged[name] = merge(under, value) if isinstance(value, Mapping) and isinstance(under, Mapping) else value
+    return merged
+
+
+def input_paths(config: StageConfig) -> list[Path]:
+    """The files and folders that a config names, except where the job goes."""
+    paths: list[Path] = []
+    for name, value in config:
+        if isinstance(value, StageConfig):
+            paths += input_paths(value)
+        elif name != "out":
+            items = value if isinstance(value, (list, tuple)) else [value]
+            paths += [item for item in items if isinstance(item, Path)]
+    return paths
 
 
 def resolved_toml(config: StageConfig, verb: str) -> str:

@@ -28,4 +28,4 @@ class InputError(FrazilError):
         self.remedy = remedy
         place = f"{where}: " if where is not None else ""
         advice = f". {remedy[0].upper()}{remedy[1:]}" if remedy else ""
-        super().__init__(f"{place}{what}{advice}.")
+        super().__init__(f"{place}{what}{advice}".rstrip(".") + ("" if advice.endswith("?") else "."))
