@@ -1,0 +1,187 @@
+"""Do RELION and cryodrgn read what frazil writes, and mean the same by it?
+
+frazil simulates a molecule without symmetry, reconstructs it, and exports. RELION then reconstructs from frazil's STAR
+file and projects frazil's map with its poses; cryodrgn parses the STAR file and backprojects with frazil's pickles. A
+wrong sign, axis or hand anywhere drops a correlation from nearly 1 to far below it; the mirrored map is compared too.
+
+    .venv/bin/python benchmarks/interoperability.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import measure
+from measure import CRYODRGN, FRAZIL, RELION
+from specimen import write_chain
+
+BOX = 64
+COUNT = 2000
+PIXEL_SIZE = 4.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: a figure and the least (or greatest) it may be."""
+
+    name: str
+    figure: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        low = self.at_least is None or self.figure >= self.at_least
+        return low and (self.at_most is None or self.figure <= self.at_most)
+
+    def row(self) -> list[str]:
+        bound = f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+        return [self.name, f"{self.figure:.6f}", bound, "yes" if self.holds else "NO"]
+
+
+def prepare(folder: Path) -> Path:
+    """Simulate without noise, reconstruct, and export. Returns the folder of frazil's reconstruction outputs."""
+    chain = write_chain(folder / "chain.pdb", diameter=150.0)
+    words = f"simulate particles --atoms {chain} --count {COUNT} --box {BOX} --pixel-size {PIXEL_SIZE} --resolution 10"
+    words += f" --snr 1 --b-factor 0 --seed 3 --out {folder / 'simulated'}"
+    measure.run([FRAZIL, *words.split()], folder, folder / "simulate.log")
+    star = folder / "simulated" / "outputs" / "particles.star"
+    measure.run([FRAZIL, "reconstruct", star, "--out", folder / "made"], folder, folder / "reconstruct.log")
+    outputs = folder / "made" / "outputs"
+    for kind in ("cryodrgn", "relion"):
+        words = ["export", outputs / "particles.star", "--to", kind, "--out", folder / kind]
+        measure.run([FRAZIL, *words], folder, folder / f"export_{kind}.log")
+    return outputs
+
+
+def mean_correlation(a: Path, b: Path, *, mirrored: bool = False) -> float:
+    """Mean FSC of two maps out to two thirds of Nyquist; the second one seen in a mirror (x turned round) if asked."""
+    from frazil.data.mrc import read_volume
+    from frazil.numerics.shells import shell_correlation
+
+    first, second = read_volume(a)[0], read_volume(b)[0]
+    if mirrored:
+        # about the centre n // 2, so the first plane stays where it is
+        second = second.flip(-1).roll(1, dims=-1)
+    return float(shell_correlation(first, second)[1 : BOX // 3].mean())
+
+
+def relion_reconstructs(star: Path, outputs: Path, folder: Path) -> list[Check]:
+    """RELION's reconstruction from frazil's STAR file against frazil's."""
+    words = ["--i", star.name, "--o", folder / "relion.mrc", "--ctf"]
+    measure.run([RELION / "relion_reconstruct", *words], star.parent, folder / "relion_reconstruct.log")
+    ours = outputs / "consensus.mrc"
+    return [
+        Check(
+            "relion_reconstruct of our star against our map, FSC", mean_correlation(ours, folder / "relion.mrc"), 0.98
+        ),
+        Check(
+            "the same, mirrored",
+            mean_correlation(ours, folder / "relion.mrc", mirrored=True),
+            at_most=0.7,
+        ),
+    ]
+
+
+def relion_projects(star: Path, outputs: Path, folder: Path) -> list[Check]:
+    """RELION's projections of frazil's map at frazil's poses, with CTF, against frazil's own."""
+    import torch
+
+    from frazil.data.mrc import read_volume
+    from frazil.data.stack import read_particles
+    from frazil.numerics.fourier import images_to_coefficients
+    from frazil.physics.density import Voxels
+
+    few = measure.first_rows(star, 20, star.parent / "twenty.star")
+    words = ["--i", outputs / "consensus.mrc", "--ang", few.name, "--o", folder / "projected", "--ctf"]
+    measure.run([RELION / "relion_project", *words], few.parent, folder / "relion_project.log")
+    particles = read_particles(few)
+    if particles.pose is None or particles.optics is None:
+        sys.exit("frazil read no poses or optics from its own STAR file")
+    values, grid = read_volume(outputs / "consensus.mrc")
+    layout = grid.half_plane(BOX // 3)
+    ours = Voxels(values, grid).project(particles.pose.to(torch.float32), grid, layout)
+    ours = ours * particles.optics.ctf(grid, layout)
+    theirs = images_to_coefficients(read_stack(folder / "projected.mrcs"), layout)
+    weight = layout.weight
+    cross = ((ours * theirs.conj()).real * weight).sum(-1)
+    norm = ((ours.abs() ** 2 * weight).sum(-1) * (theirs.abs() ** 2 * weight).sum(-1)).sqrt()
+    return [
+        Check("relion_project of our map against our projections, least correlation", float((cross / norm).min()), 0.98)
+    ]
+
+
+def read_stack(path: Path):
+    """All images of an MRC stack, (count, n, n)."""
+    import torch
+
+    from frazil.data.mrc import read_array
+
+    return torch.from_numpy(np.array(read_array(path)[0], dtype=np.float32))
+
+
+def cryodrgn_reads(star: Path, outputs: Path, folder: Path) -> list[Check]:
+    """cryodrgn's reading of frazil's STAR file against frazil's pickles, and its map made from those pickles."""
+    from frazil.data.cryodrgn import read_pickle
+
+    for kind, extra in (("pose", []), ("ctf", ["--ps", "0"])):
+        words = [f"parse_{kind}_star", star.name, "-o", folder / f"their_{kind}.pkl", "-D", str(BOX), *extra]
+        measure.run([CRYODRGN, *words], star.parent, folder / f"parse_{kind}.log")
+
+    def arrays(path: Path) -> list[np.ndarray]:
+        value = read_pickle(path)[0]
+        return [np.asarray(part) for part in (value if isinstance(value, (tuple, list)) else [value])]
+
+    checks = []
+    for kind, allowed in (("pose", 1e-5), ("ctf", 1e-3)):
+        mine = next((folder / "cryodrgn").rglob(f"{kind}.pkl"))
+        pairs = zip(arrays(mine), arrays(folder / f"their_{kind}.pkl"), strict=True)
+        worst = max(float(np.abs(a - b).max()) for a, b in pairs)
+        checks.append(
+            Check(
+                f"our {kind}.pkl against cryodrgn parse_{kind}_star of our star, largest difference",
+                worst,
+                None,
+                allowed,
+            )
+        )
+    words = [star.name, "--poses", next((folder / "cryodrgn").rglob("pose.pkl")), "-o", folder / "backprojected"]
+    words += ["--ctf", next((folder / "cryodrgn").rglob("ctf.pkl")), "--datadir", star.parent]
+    measure.run([CRYODRGN, "backproject_voxel", *words], star.parent, folder / "backproject.log")
+    theirs, ours = folder / "backprojected" / "backproject.mrc", outputs / "consensus.mrc"
+    checks.append(
+        Check("cryodrgn backproject_voxel with our pickles against our map, FSC", mean_correlation(ours, theirs), 0.95)
+    )
+    checks.append(Check("the same, mirrored", mean_correlation(ours, theirs, mirrored=True), None, 0.7))
+    return checks
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    measure.require_peers()
+    with tempfile.TemporaryDirectory(prefix="interoperability-") as name:
+        folder = Path(name)
+        outputs = prepare(folder)
+        star = outputs / "particles.star"
+        checks = [
+            *relion_reconstructs(star, outputs, folder),
+            *relion_projects(star, outputs, folder),
+            *cryodrgn_reads(star, outputs, folder),
+        ]
+    text = measure.markdown_table(["check", "figure", "must be", "holds"], [check.row() for check in checks])
+    text += f"\n\n{COUNT:,} images of {BOX}² of a molecule without symmetry, SNR 1. "
+    text += "FSC: mean over shells to two thirds of Nyquist."
+    record = {"checks": [{"name": check.name, "figure": check.figure, "holds": check.holds} for check in checks]}
+    measure.report("interoperability", "Files that RELION and cryodrgn read", text, record)
+    if not all(check.holds for check in checks):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
