@@ -62,7 +62,9 @@ def test_a_band_limit_is_a_prefix(box_size: int):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_images_within_the_band_survive_the_round_trip(box_size: int, dtype: torch.dtype):
     layout = half_plane(box_size)
-    images = coefficients_to_images(images_to_coefficients(torch.randn(3, box_size, box_size, dtype=dtype), layout), layout)
+    images = coefficients_to_images(
+        images_to_coefficients(torch.randn(3, box_size, box_size, dtype=dtype), layout), layout
+    )
     again = coefficients_to_images(images_to_coefficients(images, layout), layout)
     assert images.dtype == dtype
     torch.testing.assert_close(again, images, atol=1e-5 if dtype == torch.float32 else 1e-12, rtol=0)
@@ -95,7 +97,9 @@ def test_a_band_beyond_the_box_is_refused():
 @given(size=st.integers(8, 20), larger=st.integers(0, 9))
 def test_padding_a_spectrum_and_cropping_it_again_changes_nothing(size: int, larger: int):
     layout = half_plane(size)
-    image = coefficients_to_images(images_to_coefficients(torch.randn(1, size, size, dtype=torch.float64), layout), layout)
+    image = coefficients_to_images(
+        images_to_coefficients(torch.randn(1, size, size, dtype=torch.float64), layout), layout
+    )
     grown = resize_images(image, size + larger)
     torch.testing.assert_close(resize_images(grown, size), image, atol=1e-10, rtol=0)
     assert float(grown.mean()) == pytest.approx(float(image.mean()), abs=1e-10)

@@ -19,7 +19,20 @@ from frazil.numerics.rotations import (
 )
 from frazil.numerics.symmetry import point_group
 
-ORDERS = {"C1": 1, "C4": 4, "C7": 7, "D2": 4, "D5": 10, "T": 12, "O": 24, "I": 60, "I1": 60, "I2": 60, "I3": 60, "I4": 60}
+ORDERS = {
+    "C1": 1,
+    "C4": 4,
+    "C7": 7,
+    "D2": 4,
+    "D5": 10,
+    "T": 12,
+    "O": 24,
+    "I": 60,
+    "I1": 60,
+    "I2": 60,
+    "I3": 60,
+    "I4": 60,
+}
 
 
 @settings(deadline=None, max_examples=50)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from frazil.numerics.fourier import images_to_coefficients
 from frazil.numerics.rotations import from_rotation_vector
-from frazil.physics.ensemble import FieldEnsemble
-from frazil.physics.field import ENCODINGS, Domain, FieldNetwork, encoding_frequencies, half_space_sign
+from frazil.physics.field import ENCODINGS, Domain, FieldEnsemble, FieldNetwork, encoding_frequencies, half_space_sign
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
 
@@ -226,7 +225,7 @@ def test_an_ensemble_restored_from_settings_and_tensors_gives_the_same_density()
     network = small_network().float()
     network.amplitude.fill_(7.0)
     ensemble = FieldEnsemble(network)
-    again = FieldEnsemble.restore(ensemble.settings(), ensemble.tensors())
+    again = FieldEnsemble.from_tensors(*ensemble.to_tensors())
     latent = LATENT.float()
     assert again.latent_dim == 2
     assert again.grid == network.grid

@@ -26,8 +26,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from frazil.data.stack import Particles
-from frazil.errors import InputError
 from frazil.numerics.fourier import images_to_coefficients
+from frazil.numerics.masks import soft_sphere
 from frazil.numerics.slices import interpolation_falloff, scatter_slices, spectrum_shape
 from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
@@ -40,6 +40,8 @@ PADDING = 2
 # voxels that no image reached are divided by this share of their shell's mean weight
 WEIGHT_FLOOR = 1e-3
 NOISE_SAMPLE = 200
+# width of the soft edge of the sphere that holds the map, voxels
+SPHERE_EDGE = 3.0
 
 
 @final
@@ -119,13 +121,14 @@ class HalfMap:
         volume = torch.fft.fftshift(torch.fft.irfftn(full, s=(size,) * 3))
         low = size // 2 - n // 2
         cut = volume[low : low + n, low : low + n, low : low + n]
-        return cut / interpolation_falloff(n, self.padding, cut)
+        # beyond the inscribed sphere no map is seen from all sides: there is only noise
+        return cut / interpolation_falloff(n, self.padding, cut) * soft_sphere(n, n / 2, SPHERE_EDGE)
 
 
 def imaging_parameters(
     optics: Optics | None, pose: Pose, grid: Grid, reference: Grid, padding: int, group: Int[Tensor, " images"] | int
 ) -> Float[np.ndarray, "images parameters"]:
-    """The table that `compiled.insert_images` reads: optics, shift and scale of images on ``grid`` for a map on ``reference``."""
+    """The table that `compiled.insert_images` reads: optics, shift and scale of images for a map on the ``reference`` grid."""
     count = pose.rotation.shape[0]
     table = np.zeros((count, compiled.PARAMETERS))
     step = grid.frequency_step
@@ -207,7 +210,7 @@ def backproject(
     weights = noise_weights(particles, reference)
     with ThreadPoolExecutor(2) as pool:
         for rows, images, grid, group in _chunks_by_group(particles, chunk):
-            spectra = _checked_spectra(images, rows, particles)
+            spectra = torch.fft.rfft2(images).numpy()
             # images carry noise of unit variance whatever their pixel: signal scales with the pixel size
             scale = grid.pixel_size / reference.pixel_size
             optics = None if particles.optics is None else particles.optics[rows]
@@ -215,15 +218,10 @@ def backproject(
             rotation = pose.rotation[rows].to(torch.float32).numpy()
             half_set = particles.half_set[rows].numpy()
             spectra *= np.float32(scale)
+            parts = [[array[half_set == half] for array in (spectra, rotation, table)] for half in (0, 1)]
             jobs = [
-                pool.submit(
-                    compiled.insert_images,
-                    *(array[half_set == half] for array in (spectra, rotation, table)),
-                    weights,
-                    grid.last_shell,
-                    halves[half].sums.numpy(),
-                )
-                for half in (0, 1)
+                pool.submit(compiled.insert_images, *part, weights, grid.last_shell, half.sums.numpy())
+                for part, half in zip(parts, halves, strict=True)
             ]
             for job in jobs:
                 job.result()
@@ -238,17 +236,3 @@ def _chunks_by_group(particles: Particles, chunk: int) -> Iterator[tuple[Tensor,
             continue
         for rows, images in particles.chunks(chunk, members):
             yield rows, images, grid, group
-
-
-def _checked_spectra(images: Tensor, rows: Tensor, particles: Particles) -> np.ndarray:
-    spectra = torch.fft.rfft2(images).numpy()
-    # the sum of an image is not finite when any of its pixels is not
-    bad = ~np.isfinite(spectra[:, 0, 0])
-    if bad.any():
-        row = int(rows[int(np.argmax(bad))])
-        raise InputError(
-            f"particle {row + 1} holds a pixel that is not a number ({int(bad.sum())} such in this chunk)",
-            where=particles.path,
-            remedy="leave the particle out or extract it again",
-        )
-    return spectra

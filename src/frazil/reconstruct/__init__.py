@@ -1,0 +1,46 @@
+"""Particles with poses to a consensus map, and to an ensemble of conformations.
+
+The stack is backprojected into two half-maps with its CTF, whose Fourier shell correlation says how far the map can be
+believed. With a latent dimension (`--preset cryodrgn`) an ensemble is then learnt: a latent coordinate for every
+particle and a density for every latent coordinate.
+
+    frazil reconstruct particles.star
+    frazil reconstruct particles.star --symmetry O
+    frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
+
+Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
+mask.mrc, fsc.csv, particles.star (every input column kept) and report.html; with an ensemble also latent.npy (one row
+per row of the input), latent_covariance.npy, ensemble.safetensors and ensemble.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from frazil.config import JobConfig, argument, setting
+from frazil.reconstruct.neural_config import NeuralConfig
+
+if TYPE_CHECKING:
+    from frazil.engine.job import Job
+
+
+class Config(JobConfig):
+    """Settings of `frazil reconstruct`."""
+
+    particles: Path = argument("particle stack with poses: .star, .cs, or a job that made one")
+    images: Path | None = setting(None, "folder the image paths in the stack start from (found by itself as a rule)")
+    symmetry: str = setting("C1", "point group: C1, C2, ..., D2, ..., T, O, I1 to I4")
+    mask: Path | None = setting(None, "mask for the FSC, .mrc on the grid of the map (drawn from the map unless given)")
+    contrast: Literal["auto", "bright", "dark"] = setting("auto", "whether particles are bright or dark in the images")
+    poses: Literal["given"] = setting("given", "where the poses come from: the stack itself")
+    density: Literal["voxels", "field"] = setting("voxels", "what the density is made of: voxels or a neural field")
+    latent_dim: int = setting(0, "coordinates of the conformation; 0 makes one rigid map", ge=0)
+    train: NeuralConfig = NeuralConfig()
+
+
+def run(config: Config, job: Job) -> None:
+    """Reconstruct: see the module's text."""
+    from frazil.reconstruct.consensus import reconstruct
+
+    reconstruct(config, job)

@@ -1,0 +1,165 @@
+"""The job of `frazil reconstruct`: check the input, backproject, judge, write, draw; then hand over to the ensemble."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frazil.data.mrc import read_volume, write_volume
+from frazil.data.stack import Particles, read_particles, write_particles_star
+from frazil.engine.files import write_text
+from frazil.engine.job import Job
+from frazil.errors import InputError
+from frazil.numerics.symmetry import point_group
+from frazil.physics.grid import Grid
+from frazil.reconstruct import Config
+from frazil.reconstruct.backproject import PADDING, HalfMap, backproject
+from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
+from frazil.reconstruct.report import write_report
+
+GIB = 1024**3
+
+
+def reconstruct(config: Config, job: Job) -> None:
+    """Run the whole verb: consensus first, then the ensemble where one is asked for.
+
+    Raises:
+        InputError: if the stack has no poses, the point group does not exist, the mask does not fit, or a latent
+            dimension is asked of a density that cannot move.
+    """
+    check(config)
+    particles = checked_particles(read_particles(config.particles, config.images), config)
+    reference = reference_grid(particles)
+    job.log(describe(particles, reference))
+    job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
+    with job.progress(particles.count, "backprojecting") as progress:
+        a, b = backproject(particles, reference, config.symmetry, advance=progress.advance)
+    consensus, sign = judge(a, b, config, reference)
+    job.log(f"particles are {'bright' if sign > 0 else 'dark'} in the images ({config.contrast})")
+    write_outputs(job, consensus, particles)
+    resolution = (
+        f"{consensus.resolution():.2f} Å (FSC 0.143 in the mask), {consensus.unmasked_resolution():.2f} Å unmasked"
+    )
+    job.metric(
+        resolution_masked=round(consensus.resolution(), 4),
+        resolution_unmasked=round(consensus.unmasked_resolution(), 4),
+        b_factor=round(consensus.b_factor, 2),
+    )
+    write_report(job, consensus, particles, config)
+    if config.latent_dim == 0:
+        job.made(job.outputs / "consensus.mrc", resolution, f"frazil analyze {shlex.quote(str(job.folder))}")
+        return
+    from frazil.reconstruct.neural import train_neural
+
+    good = train_neural(particles, config, job, sign=sign)
+    job.made(job.outputs / "latent.npy", f"{resolution}; {good}", f"frazil analyze {shlex.quote(str(job.folder))}")
+
+
+def check(config: Config) -> None:
+    """Refuse settings that contradict each other before any work is done."""
+    try:
+        point_group(config.symmetry)
+    except ValueError as error:
+        raise InputError(str(error), where="--symmetry", remedy="give one of these") from None
+    if config.latent_dim > 0 and config.density == "voxels":
+        raise InputError(
+            f"{config.latent_dim} latent coordinates need a density that can move, and voxels are rigid",
+            where="--latent-dim",
+            remedy="add --preset cryodrgn",
+        )
+    if config.density == "field" and config.latent_dim == 0:
+        raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")
+
+
+def checked_particles(particles: Particles, config: Config) -> Particles:
+    """The stack with poses and half-sets, or an error that says what is missing."""
+    if particles.count == 0:
+        raise InputError("the stack holds no particle", where=config.particles, remedy="give a stack with particles")
+    if particles.pose is None:
+        raise InputError(
+            "the stack has no poses",
+            where=config.particles,
+            remedy="refine it first and give the refined particles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi)",
+        )
+    if particles.half_set is None:
+        generator = torch.Generator().manual_seed(config.seed)
+        half_set = torch.randperm(particles.count, generator=generator) % 2
+        particles = particles.with_half_set(half_set)
+    if particles.count > 1 and len(particles.half_set.unique()) < 2:
+        raise InputError(
+            "all particles are in one half-set", where=config.particles, remedy="leave rlnRandomSubset out or mend it"
+        )
+    return particles
+
+
+def reference_grid(particles: Particles) -> Grid:
+    """The grid of the map: that of the optics group with the most particles."""
+    return particles.grids[int(torch.bincount(particles.group, minlength=len(particles.grids)).argmax())]
+
+
+def describe(particles: Particles, reference: Grid) -> str:
+    """One line about the input."""
+    optics = "no CTF: images are taken as they are" if particles.optics is None else "CTF"
+    groups = f", {len(particles.grids)} optics groups" if len(particles.grids) > 1 else ""
+    return f"{particles.count} particles of {reference.box_size} px at {reference.pixel_size:g} Å/px{groups}, {optics}"
+
+
+def planned_memory(particles: Particles, reference: Grid) -> int:
+    """Bytes at the peak: both halves, their completion, one padded real-space map with its spectrum, a chunk of images."""
+    padded = (PADDING * reference.box_size) ** 3 * 4
+    return 4 * HalfMap.memory(reference) + 3 * padded + 256 * 3 * reference.box_size**2 * 4 + GIB // 2
+
+
+def judge(a: HalfMap, b: HalfMap, config: Config, reference: Grid) -> tuple[Consensus, int]:
+    """Half-maps with bright density, all that follows from them, and the sign that made them bright."""
+    half_a, half_b = a.volume(), b.volume()
+    given = {"bright": 1, "dark": -1, "auto": 0}[config.contrast]
+    sign = given or contrast_of(half_a + half_b, reference)
+    mask = None if config.mask is None else checked_mask(config.mask, reference)
+    return finish_maps(half_a * sign, half_b * sign, reference, mask, config.seed), sign
+
+
+def checked_mask(path: Path, reference: Grid) -> Float[Tensor, "n n n"]:
+    """A mask that fits the map."""
+    mask, grid = read_volume(path)
+    if grid.box_size != reference.box_size:
+        raise InputError(
+            f"the mask has a box of {grid.box_size} px, the map one of {reference.box_size} px",
+            where=path,
+            remedy="give a mask on the grid of the map",
+        )
+    return mask.clamp(0, 1)
+
+
+def write_outputs(job: Job, consensus: Consensus, particles: Particles) -> None:
+    """Maps, FSC table and particles under their fixed names."""
+    maps = {
+        "half_a": consensus.half_a,
+        "half_b": consensus.half_b,
+        "consensus": consensus.filtered,
+        "consensus_sharpened": consensus.sharpened,
+        "mask": consensus.mask,
+    }
+    for name, volume in maps.items():
+        write_volume(job.outputs / f"{name}.mrc", volume, consensus.grid.pixel_size)
+    write_text(job.outputs / "fsc.csv", fsc_table(consensus))
+    write_particles_star(particles, job.outputs / "particles.star")
+
+
+def fsc_table(consensus: Consensus) -> str:
+    """The FSC curves as CSV: shell, resolution (Å), and one column per curve."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("shell", "resolution", "unmasked", "masked", "randomised", "corrected"))
+    curves = consensus.correlation
+    rows = zip(curves.unmasked, curves.masked, curves.randomised, curves.corrected, strict=True)
+    for shell, values in enumerate(rows):
+        resolution = consensus.grid.resolution_of(shell)
+        writer.writerow((shell, f"{resolution:.4f}", *(f"{float(value):.6f}" for value in values)))
+    return text.getvalue()
