@@ -22,8 +22,6 @@ from frazil.config import JobConfig, argument, setting
 if TYPE_CHECKING:
     from frazil.engine.job import Job
 
-MAKES_JOB = True
-
 
 class Config(JobConfig):
     """Settings of `frazil analyze`."""

@@ -18,12 +18,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import field_validator
+
 from frazil.config import JobConfig, argument, setting
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
-
-MAKES_JOB = True
 
 
 class Config(JobConfig):
@@ -31,8 +31,16 @@ class Config(JobConfig):
 
     job: Path = argument("folder of a reconstruct job that holds an ensemble")
     latent: Path | None = setting(None, "latent points: .npy of shape (points, latent_dim), or text, a point per line")
-    particles: str | None = setting(None, "particles to decode: rows from 0, such as 0,4,10-12, or a file of rows")
+    particles: Path | str | None = setting(
+        None, "particles to decode: rows from 0, such as 0,4,10-12, or a file of rows"
+    )
     box: int | None = setting(None, "voxels along each side of the maps; fewer than the job's are larger voxels")
+
+    @field_validator("particles")
+    @classmethod
+    def _file_or_rows(cls, value: Path | str | None) -> Path | str | None:
+        # as a path, the content of a file counts among the inputs of the job
+        return Path(value) if value is not None and Path(value).is_file() else value
 
 
 def run(config: Config, job: Job) -> None:

@@ -55,5 +55,5 @@ def _points(config: Config, reconstruction: Reconstruction, latent_dim: int) -> 
         return decoding.as_latent_points(decoding.read_latent_points(config.latent), latent_dim, config.latent)
     if reconstruction.latent is None:
         raise InputError("this job holds no latent.npy", where=config.job, remedy="give the points with --latent")
-    rows = decoding.read_particle_rows(config.particles or "", len(reconstruction.latent))
+    rows = decoding.read_particle_rows(str(config.particles), len(reconstruction.latent))
     return decoding.as_latent_points(reconstruction.latent[rows].astype(np.float64), latent_dim, "--particles")
