@@ -1,0 +1,53 @@
+"""What is read off two half-maps."""
+
+import pytest
+import torch
+
+from frazil.numerics.masks import soft_sphere
+from frazil.numerics.shells import filter_shells, low_pass
+from frazil.physics.grid import Grid
+from frazil.reconstruct.maps import contrast_of, finish_maps, guinier_b_factor, outline
+
+GRID = Grid(48, 2.0)
+
+
+def _blob() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    inside = soft_sphere(48, 13, 2)
+    return inside * (1 + 0.5 * torch.randn(48, 48, 48, generator=generator))
+
+
+def test_contrast_of_a_bright_map_is_plus_one_and_of_a_dark_map_minus_one():
+    noise = 0.3 * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(1))
+    assert contrast_of(_blob() + noise, GRID) == 1
+    assert contrast_of(-_blob() + noise, GRID) == -1
+
+
+def test_the_outline_covers_the_molecule_and_leaves_the_solvent():
+    noise = 0.2 * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(2))
+    mask = outline(_blob() + noise, GRID)
+    assert float(mask[soft_sphere(48, 12, 0) > 0.5].min()) > 0.95
+    assert float(mask[soft_sphere(48, 22, 0) < 0.5].max()) < 0.05
+
+
+@pytest.mark.parametrize("b_factor", [0.0, -80.0, -250.0])
+def test_guinier_recovers_the_b_factor_of_a_map(b_factor: float):
+    white = torch.randn(64, 64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    grid = Grid(64, 1.5)
+    squared = (torch.arange(33, dtype=torch.float64) / grid.extent) ** 2
+    damped = filter_shells(white, torch.exp(b_factor / 4 * squared))
+    assert guinier_b_factor(damped, grid, 3.5) == pytest.approx(b_factor, abs=8)
+
+
+def test_a_map_that_ends_before_the_guinier_range_is_not_sharpened():
+    assert guinier_b_factor(_blob(), Grid(48, 8.0), 17.0) == 0.0
+
+
+def test_resolution_is_where_the_signal_ends():
+    generator = torch.Generator().manual_seed(4)
+    signal = low_pass(_blob() * 5, 12, 1)
+    halves = [signal + 0.05 * torch.randn(48, 48, 48, generator=generator) for _ in range(2)]
+    maps = finish_maps(halves[0], halves[1], GRID, None, 0)
+    assert maps.unmasked_resolution() == pytest.approx(GRID.resolution_of(12.5), rel=0.1)
+    beyond = torch.fft.fftn(maps.filtered).abs()[15:20, 0, 0].max() / torch.fft.fftn(maps.half_a).abs()[15:20, 0, 0].max()
+    assert float(beyond) < 0.05
