@@ -124,7 +124,7 @@ def parse_header(start: bytes, file_bytes: int, path: Path) -> MrcHeader:
             remedy="copy or write the file again",
         )
     fields = np.frombuffer(start, _FIELDS, count=1)[0]
-    little = _is_little(fields)
+    little = None if _is_spider(start) else _is_little(fields)
     if little is None:
         raise _not_mrc(start, path)
     if not little:
@@ -216,16 +216,30 @@ def _is_little(fields: np.void) -> bool | None:
     return sensible[0] if sensible else None
 
 
-def _not_mrc(start: bytes, path: Path) -> InputError:
+def _is_spider(start: bytes) -> tuple[int, int, int] | None:
+    """(x, y, z) of a SPIDER file: a header of floats with slices, rows, ..., kind (1 image, 3 volume), ..., columns."""
+    if start[208:211] == b"MAP":
+        return None
     for order in "<>":
-        spider = np.frombuffer(start[:96], order + "f4")
-        # SPIDER keeps everything in floats: slices, rows, then the file's kind (1 image, 3 volume) and the row length
-        if spider[4] in (1, 3) and spider[1] == spider[11] and 0 < spider[1] < _LARGEST_SIDE and spider[0] >= 1:
-            return InputError(
-                f"this is a SPIDER file ({spider[11]:.0f} × {spider[1]:.0f} × {spider[0]:.0f}), not MRC",
-                where=path,
-                remedy="convert it, for example with relion_image_handler --i FILE --o FILE.mrc --angpix SIZE",
-            )
+        values = np.frombuffer(start[:96], order + "f4")
+        slices, rows, kind, columns = (float(values[place]) for place in (0, 1, 4, 11))
+        sides = all(
+            side == int(side) and 0 < side < _LARGEST_SIDE for side in (slices, rows, columns) if np.isfinite(side)
+        )
+        if kind in (1, 3) and all(map(np.isfinite, (slices, rows, columns))) and sides:
+            return int(columns), int(rows), int(slices)
+    return None
+
+
+def _not_mrc(start: bytes, path: Path) -> InputError:
+    spider = _is_spider(start)
+    if spider is not None:
+        x, y, z = spider
+        return InputError(
+            f"this is a SPIDER file ({x} × {y} × {z}), not MRC",
+            where=path,
+            remedy="convert it, for example with relion_image_handler --i FILE --o FILE.mrc --angpix SIZE",
+        )
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0"):
         return InputError("this is a TIFF file, not MRC", where=path, remedy="convert it to MRC")
     return InputError(

@@ -64,13 +64,13 @@ def list_particles(
     without images, a malformed image name, a value that is no number, an unknown optics group, subtomograms, or a CTF without
     voltage or spherical aberration.
     """
+    _refuse_volumes(table)
     block, optics = particle_block(table), optics_block(table)
     names = block.text("rlnImageName")
     index, file_names = _split_image_names(names, block)
     files_named, file = number_files(file_names)
     files = ImageFiles(files_named, table.path or Path("."), images)
     rows = _Rows(block, optics, *_groups(block, optics))
-    _refuse_volumes(rows, table)
     sizes = _pixel_sizes(rows) if pixel_size is None else np.full(block.count, pixel_size)
     groups, group = _sampling(rows, sizes, files, file, box_size)
     sizes = np.array([known.pixel_size for known in groups])[group]
@@ -125,7 +125,7 @@ def _split_image_names(names: list[str], block: Block) -> tuple[np.ndarray, list
 
 def _groups(block: Block, optics: Block | None) -> tuple[np.ndarray, tuple[str, ...]]:
     if optics is None:
-        return np.zeros(block.count, np.int64), ("",)
+        return np.zeros(block.count, np.int64), ("opticsGroup1",)
     count = optics.count
     ids = optics.integers("rlnOpticsGroup") if "rlnOpticsGroup" in optics else np.arange(1, count + 1)
     names = (
@@ -150,10 +150,21 @@ def _groups(block: Block, optics: Block | None) -> tuple[np.ndarray, tuple[str, 
     return np.vectorize(position.__getitem__, otypes=[np.int64])(wanted), names
 
 
-def _refuse_volumes(rows: _Rows, table: Table) -> None:
-    dimension = rows.get("rlnImageDimensionality", optics_first=True)
-    flat = any("rlnTomoSubTomosAre2DStacks" in block for block in table.blocks)
-    if (dimension is not None and (dimension == 3).any()) or flat or "rlnTomoParticleName" in rows.block:
+def is_tomography(table: Table) -> bool:
+    """Whether a table lists subtomograms (3-D, or the 2-D stacks of a tilt series) rather than single-particle images."""
+    for block in table.blocks:
+        if "rlnImageDimensionality" in block and bool((block.numbers("rlnImageDimensionality") == 3).any()):
+            return True
+        if any(name in block for name in ("rlnTomoParticleName", "rlnTomoSubTomosAre2DStacks")):
+            return True
+        # before RELION 4: a volume and its missing wedge
+        if all(name in block for name in ("rlnImageName", "rlnCtfImage", "rlnCoordinateZ")):
+            return True
+    return False
+
+
+def _refuse_volumes(table: Table) -> None:
+    if is_tomography(table):
         raise InputError(
             "these are subtomograms of a tilt series, not single-particle images",
             where=table.path,

@@ -60,8 +60,8 @@ class Block:
         values = self.values[column]
         if isinstance(values, np.ndarray):
             return values if self.rows is None else values[self.rows]
-        text = cast(Sequence[str], values() if callable(values) else values)
-        return list(text) if self.rows is None else [text[row] for row in self.rows.tolist()]
+        text = cast("list[str]", list(values() if callable(values) else values))
+        return text if self.rows is None else [text[row] for row in self.rows.tolist()]
 
     def text(self, column: str) -> list[str]:
         """The column as strings."""

@@ -52,7 +52,9 @@ def _all_images(names: list[str], path: Path, images: Path | None, pixel_size: f
     group = np.repeat([known.index(pair) for pair in sampling], counts)
     image_names = [f"{i + 1:06d}@{names[f]}" for i, f in zip(index.tolist(), file.tolist(), strict=True)]
     block = Block("particles", {"rlnImageName": image_names}, len(image_names), path=path)
-    unsure = pixel_size is None and not all(states_pixel_size(group.pixel_size) for group in groups)
+    unsure = pixel_size is None and any(
+        group.pixel_size > 0 and not states_pixel_size(group.pixel_size) for group in groups
+    )
     notes = (
         (f"the header's pixel size of {groups[0].pixel_size:g} Å is probably not meant: give --pixel-size",)
         if unsure
