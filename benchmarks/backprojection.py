@@ -69,7 +69,7 @@ def make_data(data: DataSet, folder: Path) -> Path:
         f"simulate particles --count {data.count} --box {data.box} --pixel-size {data.pixel_size} --snr 0.1 --seed 1"
     )
     # no envelope: cryodrgn has no B factor
-    words += f" --resolution 8 --b-factor 0 --atoms {chain} --out {out}"
+    words += f" --resolution 18 --b-factor 0 --atoms {chain} --out {out}"
     measure.run([FRAZIL, *words.split()], folder, folder / "simulate.log")
     stack = out / "outputs"
     for kind, extra in (("pose", []), ("ctf", ["--ps", "0"])):

@@ -48,7 +48,7 @@ class Check:
 def prepare(folder: Path) -> Path:
     """Simulate without noise, reconstruct, and export. Returns the folder of frazil's reconstruction outputs."""
     chain = write_chain(folder / "chain.pdb", diameter=150.0)
-    words = f"simulate particles --atoms {chain} --count {COUNT} --box {BOX} --pixel-size {PIXEL_SIZE} --resolution 10"
+    words = f"simulate particles --atoms {chain} --count {COUNT} --box {BOX} --pixel-size {PIXEL_SIZE} --resolution 16"
     words += f" --snr 1 --b-factor 0 --seed 3 --out {folder / 'simulated'}"
     measure.run([FRAZIL, *words.split()], folder, folder / "simulate.log")
     star = folder / "simulated" / "outputs" / "particles.star"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import generate_verbs  # noqa: E402 - found beside this file
+import generate_verbs
 
 generate_verbs.write_pages(Path(__file__).parent / "verbs")
 

@@ -5,12 +5,12 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
 
-def visit_inline(translator, node: nodes.math) -> None:  # noqa: ANN001 - a Sphinx translator has no public type
+def visit_inline(translator, node: nodes.math) -> None:
     translator.body.append(tex2mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
-def visit_block(translator, node: nodes.math_block) -> None:  # noqa: ANN001
+def visit_block(translator, node: nodes.math_block) -> None:
     translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
