@@ -93,27 +93,36 @@ def write_cs(path: Path, block: Block) -> None:
         np.save(file, rows, allow_pickle=False)
 
 
-def cs_columns(listing: Listing, pose: Pose | None, optics: Optics | None) -> dict[str, np.ndarray]:
-    """The fields cryoSPARC needs to import these particles: uid, blob, and ctf and alignments3D where known."""
-    count = len(listing.uid)
-    sizes = np.array([group.pixel_size for group in listing.groups])[listing.group]
-    boxes = np.array([group.box_size for group in listing.groups])[listing.group]
+def cs_columns(
+    listing: Listing, rows: np.ndarray, pose: Pose | None, optics: Optics | None, half_set: torch.Tensor | None
+) -> dict[str, np.ndarray]:
+    """The fields cryoSPARC needs to import these rows: uid, blob, and ctf and alignments3D where known.
+
+    `pose`, `optics` and `half_set` have one entry per row asked for.
+    """
+    count, group = len(rows), listing.group[rows]
+    sizes = np.array([known.pixel_size for known in listing.groups])[group]
+    boxes = np.array([known.box_size for known in listing.groups])[group]
     names = np.array([name.encode() for name in listing.files.names])
-    sign = np.ones(count) if listing.sign is None else listing.sign
+    sign = np.ones(count) if listing.sign is None else listing.sign[rows]
     columns: dict[str, np.ndarray] = {
-        "uid": listing.uid,
-        "blob/path": names[listing.file],
-        "blob/idx": listing.index.astype(np.uint32),
+        "uid": listing.uid[rows],
+        "blob/path": names[listing.file[rows]],
+        "blob/idx": listing.index[rows].astype(np.uint32),
         "blob/shape": np.stack([boxes, boxes], 1).astype(np.uint32),
         "blob/psize_A": sizes.astype(np.float32),
         "blob/sign": sign.astype(np.float32),
     }
     if optics is not None:
-        columns |= _optics_columns(optics, listing.group)
+        columns |= _optics_columns(optics, group)
     if pose is not None:
+        if (sizes <= 0).any():
+            raise InputError(
+                "shifts need a pixel size, and none is stated", where=listing.table.path, remedy="give --pixel-size"
+            )
         vector, shift = pose.to(torch.float64).to_cryosparc(torch.from_numpy(sizes))
         columns |= {
-            "alignments3D/split": (np.zeros(count) if listing.half_set is None else listing.half_set).astype(np.uint32),
+            "alignments3D/split": (np.zeros(count) if half_set is None else half_set.numpy()).astype(np.uint32),
             "alignments3D/shift": shift.numpy().astype(np.float32),
             "alignments3D/pose": vector.numpy().astype(np.float32),
             "alignments3D/psize_A": sizes.astype(np.float32),

@@ -74,6 +74,8 @@ def write_particles_star(
         new["rlnOpticsGroup"] = group
     if UID_COLUMN not in block:
         new[UID_COLUMN] = format_uids(particles.uid)
+    if "location/micrograph_path" in listing.block:
+        new |= _locations(listing.block.select(particles.rows))
     new |= {name: _plain(values) for name, values in (extra or {}).items()}
     block = block.with_columns(new)
     named = Block("particles", block.values, block.count, path=path, rows=block.rows)
@@ -122,14 +124,25 @@ def _image_names(particles: Particles, path: Path, images: str) -> list[str]:
     listing, at = particles.listing, particles.rows
     names = list(listing.files.names)
     if images == "link":
-        folder = path.absolute().parent
+        # real paths: a `..` behind a symbolic link would lead elsewhere
+        folder = path.parent.resolve()
         for number in np.unique(listing.file[at]).tolist():
             found = listing.files.find(number)
             if found is not None:
-                names[number] = os.path.relpath(found.absolute(), folder)
+                names[number] = os.path.relpath(found.resolve(), folder)
     return [
         f"{i + 1:06d}@{names[f]}" for i, f in zip(listing.index[at].tolist(), listing.file[at].tolist(), strict=True)
     ]
+
+
+def _locations(block: Block) -> dict[str, np.ndarray | Sequence[str]]:
+    """Where cryoSPARC found each particle: micrograph, and pixels of it."""
+    columns: dict[str, np.ndarray | Sequence[str]] = {"rlnMicrographName": block.text("location/micrograph_path")}
+    if "location/center_x_frac" in block and "location/micrograph_shape" in block:
+        shape = block.numbers("location/micrograph_shape")
+        columns["rlnCoordinateX"] = np.round(block.numbers("location/center_x_frac") * shape[:, 1], 2)
+        columns["rlnCoordinateY"] = np.round(block.numbers("location/center_y_frac") * shape[:, 0], 2)
+    return columns
 
 
 def _relion_pose(pose: Pose) -> dict[str, np.ndarray]:

@@ -157,9 +157,8 @@ def _xml(path: Path, text: str) -> Description:
     if "<!ENTITY" in text:
         raise InputError("XML with entities is not read", where=path, remedy="export the file again")
     try:
-        root = ElementTree.fromstring(
-            text.encode("utf-8") if "encoding=" not in text[:80] else re.sub(r"<\?xml.*?\?>", "", text)
-        )
+        # the text is decoded already: a declaration of its encoding would mislead
+        root = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text))
     except ElementTree.ParseError as error:
         raise InputError(f"damaged XML ({error})", where=path, remedy="copy it again") from None
     name = root.tag.rpartition("}")[2]
