@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 from frazil.cli import VERBS, Verb
-from frazil.config import preset_names
+from frazil.config import JobConfig, preset_names
 from frazil.flags import Flag, flags_of
 
 
@@ -34,11 +34,13 @@ def page(verb: Verb) -> str:
     presets = preset_names(verb.name)
     if presets:
         lines += [f"Presets (`--preset`): {', '.join(f'`{name}`' for name in presets)}.", ""]
+    shared = {flag.name for flag in flags_of(JobConfig)} if issubclass(module.Config, JobConfig) else set()
     sections: dict[str, list[Flag]] = {"Arguments": [flag for flag in flags if flag.positional]}
     for flag in flags:
-        if not flag.positional:
+        if not flag.positional and flag.name not in shared:
             table = flag.name.removeprefix("--").rpartition(".")[0]
             sections.setdefault(f"Settings `{table}`" if table else "Settings", []).append(flag)
+    sections["Settings of every job"] = [flag for flag in flags if flag.name in shared]
     for title, entries in sections.items():
         if entries:
             lines += [f"## {title}", "", *_entries(entries), ""]
