@@ -155,7 +155,9 @@ def rand_index(latent: Latent, state: Int[np.ndarray, " count"]) -> float:
     from sklearn.metrics import adjusted_rand_score
 
     clusters = len(np.unique(state))
-    labels = KMeans(clusters, n_init="auto", init="k-means++", random_state=0).fit_predict(np.asarray(latent, np.float64))
+    labels = KMeans(clusters, n_init="auto", init="k-means++", random_state=0).fit_predict(
+        np.asarray(latent, np.float64)
+    )
     return float(adjusted_rand_score(state, labels))
 
 

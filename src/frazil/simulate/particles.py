@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from frazil.data.mrc import StackWriter, write_volume
-from frazil.data.star import write_star
-from frazil.data.table import Block, Table
+from frazil.data.particle_star import write_new_particles_star
 from frazil.numerics.fourier import coefficients_to_images
 from frazil.physics.grid import Grid
 from frazil.physics.microscope import Microscope
@@ -149,7 +148,7 @@ def sample_images(draw: Draw, rows: slice, level: NoiseLevel | None, generator: 
     return images.to(torch.float32)
 
 
-def write_images(path: Path, draw: Draw, level: NoiseLevel | None, seed: int, advance) -> None:
+def write_images(path: Path, draw: Draw, level: NoiseLevel | None, seed: int, advance: Callable[[int], object]) -> None:
     """Stream the stack to disk; ``advance(n)`` is called after every n images."""
     generator = seeded(seed, "noise")
     with StackWriter(path, draw.grid.box_size, draw.grid.pixel_size) as stack:
@@ -159,47 +158,9 @@ def write_images(path: Path, draw: Draw, level: NoiseLevel | None, seed: int, ad
             advance(len(images))
 
 
-def particle_table(draw: Draw, stack_name: str) -> Table:
-    """The RELION 3.1 table of a stack."""
-    grid, count = draw.grid, draw.count
-    rot, tilt, psi, origin_x, origin_y = (column.numpy() for column in draw.pose.to_relion())
-    columns = {
-        "rlnImageName": [f"{row + 1:06d}@{stack_name}" for row in range(count)],
-        "rlnAngleRot": rot,
-        "rlnAngleTilt": tilt,
-        "rlnAnglePsi": psi,
-        "rlnOriginXAngst": origin_x,
-        "rlnOriginYAngst": origin_y,
-        "rlnOpticsGroup": np.ones(count, dtype=np.int64),
-        "rlnRandomSubset": draw.half_set.numpy() + 1,
-    }
-    group: dict[str, list[str]] = {
-        "rlnOpticsGroupName": ["simulated"],
-        "rlnOpticsGroup": ["1"],
-        "rlnImagePixelSize": [repr(grid.pixel_size)],
-        "rlnImageSize": [str(grid.box_size)],
-        "rlnImageDimensionality": ["2"],
-    }
-    if draw.optics is not None:
-        optics = draw.optics
-        columns |= {
-            "rlnDefocusU": optics.defocus_u.numpy(),
-            "rlnDefocusV": optics.defocus_v.numpy(),
-            "rlnDefocusAngle": optics.defocus_angle.numpy(),
-            "rlnPhaseShift": optics.phase_shift.numpy(),
-            "rlnCtfBfactor": optics.b_factor.numpy(),
-        }
-        group |= {
-            "rlnVoltage": [repr(float(optics.voltage[0]))],
-            "rlnSphericalAberration": [repr(float(optics.cs[0]))],
-            "rlnAmplitudeContrast": [repr(float(optics.amplitude_contrast[0]))],
-        }
-    return Table((Block("optics", group, 1), Block("particles", columns, count)))
-
-
-def write_table(path: Path, draw: Draw, stack_name: str) -> None:
-    """Write the RELION star of a stack beside it."""
-    write_star(path, particle_table(draw, stack_name), comment="simulated by frazil")
+def write_table(path: Path, draw: Draw, stack: Path) -> None:
+    """The RELION 3.1 table of the stack, with poses, optics and half-sets."""
+    write_new_particles_star(path, stack, draw.grid, pose=draw.pose, optics=draw.optics, half_set=draw.half_set)
 
 
 def write_state_volumes(folder: Path, draw: Draw) -> list[Path]:

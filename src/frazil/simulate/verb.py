@@ -72,7 +72,7 @@ def simulate_particles(config: Config, job: Job) -> None:
     star = job.outputs / "particles.star"
     with job.progress(config.count, "drawing particles") as bar:
         write_images(job.outputs / "particles.mrcs", draw, level, config.seed, bar.advance)
-    write_table(star, draw, "particles.mrcs")
+    write_table(star, draw, job.outputs / "particles.mrcs")
     facts = noise_facts(config, draw, level)
     write_everything_true(job, draw, facts)
     made = f"{config.count} particles of {grid.box_size} px, {grid.pixel_size:g} Å/px"

@@ -1,0 +1,151 @@
+"""`frazil evaluate`: from files to figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from frazil.data.mrc import read_volume
+from frazil.data.truth import Truth, read_truth
+from frazil.errors import InputError
+from frazil.evaluate.fsc import area_under, benchmark_curve, curve_figures, masked_correlation, perfect_area
+from frazil.numerics.shells import shell_correlation
+from frazil.numerics.symmetry import point_group
+from frazil.physics.grid import Grid
+
+if TYPE_CHECKING:
+    from frazil.evaluate import Config
+
+_MAPS = (".mrc", ".map", ".ccp4", ".mrc.gz", ".map.gz")
+
+
+def is_map(path: Path) -> bool:
+    """Whether a path is meant as a density map."""
+    return path.name.lower().endswith(_MAPS)
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """All figures that the two inputs allow.
+
+    Raises:
+        InputError: if a file is missing, or the two do not belong together.
+    """
+    if config.truth is None:
+        raise InputError("there is nothing to compare with", where="--truth", remedy="give a simulate job or a map")
+    for path in (config.result, config.truth):
+        if not path.exists():
+            raise InputError("no such file or folder", where=path, remedy="check the path")
+    symmetry = _point_group(config.symmetry)
+    if is_map(config.truth):
+        result = config.result if is_map(config.result) else outputs_of(config.result) / "consensus.mrc"
+        return {"map": compare_maps(result, config.truth, config.mask)}
+    truth = read_truth(config.truth)
+    if is_map(config.result):
+        return {"map": against_mean(config.result, truth, config.mask)}
+    from frazil.evaluate.reconstruction import evaluate_reconstruction
+
+    return evaluate_reconstruction(outputs_of(config.result), truth, config.mask, symmetry, config.images)
+
+
+def _point_group(name: str) -> Tensor:
+    try:
+        return point_group(name)
+    except ValueError as error:
+        raise InputError(str(error), where="--symmetry") from None
+
+
+def outputs_of(folder: Path) -> Path:
+    """The outputs of a job, given its folder or the outputs themselves."""
+    return folder / "outputs" if (folder / "outputs").is_dir() else folder
+
+
+def read_like(path: Path, grid: Grid) -> Tensor:
+    """A map that must lie on a grid.
+
+    Raises:
+        InputError: if it has another box or pixel size.
+    """
+    values, found = read_volume(path)
+    if found.box_size != grid.box_size or abs(found.pixel_size / grid.pixel_size - 1) > 0.01:
+        raise InputError(
+            f"{found.box_size} voxels at {found.pixel_size:g} Å, but {grid.box_size} at {grid.pixel_size:g} Å are compared",
+            where=path,
+            remedy="give maps on one grid",
+        )
+    return values.double()
+
+
+def compare_maps(result: Path, truth: Path, mask: Path | None) -> dict[str, Any]:
+    """Figures of one map against another on the same grid."""
+    if not result.exists():
+        raise InputError("no such file", where=result, remedy="give a map, or a job that made one")
+    first, grid = read_volume(result)
+    second = read_like(truth, grid)
+    return map_figures(first.double(), second, grid, None if mask is None else read_like(mask, grid))
+
+
+def map_figures(result: Tensor, truth: Tensor, grid: Grid, mask: Tensor | None) -> dict[str, Any]:
+    """FSC figures of two maps; with a mask the masked and corrected ones too."""
+    n = grid.box_size
+    curve = shell_correlation(result, truth)
+    figures: dict[str, Any] = curve_figures(curve, grid.extent, n)
+    figures["fsc_auc"] = area_under(benchmark_curve(result, truth), n)
+    figures["perfect_fsc_auc"] = perfect_area(n)
+    if mask is not None:
+        found = masked_correlation(result, truth, mask)
+        figures["masked"] = curve_figures(found.masked, grid.extent, n)
+        figures["masked"]["fsc_auc"] = area_under(benchmark_curve(result, truth, mask), n)
+        figures["corrected"] = curve_figures(found.corrected, grid.extent, n)
+    figures["fsc"] = [round(float(value), 5) for value in curve]
+    return figures
+
+
+def true_volumes(truth: Truth) -> tuple[Tensor, Grid]:
+    """The maps of the true states, stacked."""
+    if not truth.volumes:
+        raise InputError("the truth lists no volumes", where="truth.json", remedy="simulate again")
+    first, grid = read_volume(truth.volumes[0])
+    rest = [read_like(path, grid) for path in truth.volumes[1:]]
+    return torch.stack([first.double(), *rest]), grid
+
+
+def mean_volume(volumes: Tensor, truth: Truth) -> Tensor:
+    """The true states averaged by how many particles are in each: what a rigid reconstruction can find at best."""
+    share = torch.bincount(torch.from_numpy(truth.state).long(), minlength=len(volumes)).to(volumes)
+    return torch.einsum("s,szyx->zyx", share / share.sum(), volumes)
+
+
+def against_mean(path: Path, truth: Truth, mask: Path | None) -> dict[str, Any]:
+    """A map against the mean of the true states."""
+    from frazil.evaluate.maps import family_mask
+
+    volumes, grid = true_volumes(truth)
+    values = read_like(path, grid)
+    chosen = family_mask(volumes) if mask is None else read_like(mask, grid)
+    return map_figures(values, mean_volume(volumes, truth), grid, chosen)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures for reading: a block for each group, one line for each number. Curves and lists are left out."""
+    lines: list[str] = []
+    for group, values in figures.items():
+        lines.append(group.replace("_", " "))
+        flat = list(_flat(values))
+        width = max((len(name) for name, _ in flat), default=0)
+        lines += [f"  {name:<{width}}  {_shown(value)}" for name, value in flat]
+    return "\n".join(lines)
+
+
+def _flat(values: dict[str, Any], prefix: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name} ")
+        elif not isinstance(value, list):
+            yield prefix + name.replace("_", " "), value
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
