@@ -14,7 +14,7 @@ from frazil.analyze.reconstruction import Reconstruction, read_reconstruction
 from frazil.analyze.states import write_states
 from frazil.engine.files import write_npy, write_text
 from frazil.errors import InputError
-from frazil.figures import maps, raymarch
+from frazil.figures import raymarch, style
 
 if TYPE_CHECKING:
     from frazil.analyze import Config
@@ -92,7 +92,7 @@ def _analyze_ensemble(config: Config, job: Job, reconstruction: Reconstruction, 
         *pictures.consensus_sections(reconstruction, None),
         *pictures.training_section(reconstruction),
     ]
-    coloured = list(zip(state_paths, maps.state_colours(len(state_paths)), strict=True))
+    coloured = list(zip(state_paths, style.state_colours(len(state_paths)), strict=True))
     _write_script(config, job, coloured, level, films)
     pictures.write_report(job, f"Conformations of {config.job.name}", sections)
     good = f"{len(states.rows)} states of {states.counts.min()} to {states.counts.max()} particles"

@@ -11,7 +11,7 @@ from frazil.analyze.chimerax import chimerax_script
 from frazil.analyze.reconstruction import Reconstruction, read_reconstruction
 from frazil.engine.files import write_npy, write_text
 from frazil.errors import InputError
-from frazil.figures import maps, raymarch
+from frazil.figures import raymarch, style
 
 if TYPE_CHECKING:
     from frazil.analyze.decode import Config
@@ -35,7 +35,7 @@ def run_decode(config: Config, job: Job) -> None:
     write_npy(job.outputs / "latent.npy", points.astype(np.float32))
     level = float(np.median([raymarch.contour_level(volume) for volume in volumes[:20]]))
     script = chimerax_script(
-        paths, job.folder, level, colours=maps.state_colours(8), heading=f"{len(paths)} maps decoded from {config.job}"
+        paths, job.folder, level, colours=style.state_colours(8), heading=f"{len(paths)} maps decoded from {config.job}"
     )
     write_text(job.folder / "open.cxc", script)
     job.made(

@@ -10,7 +10,7 @@ import numpy as np
 
 from frazil.analyze.conformations import Components, States
 from frazil.analyze.reconstruction import Reconstruction
-from frazil.figures import curves, latent, maps, poses, raymarch
+from frazil.figures import curves, latent, maps, poses, raymarch, strips, style
 from frazil.figures.style import Spec
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ def states_section(
         "k-means of the latent, numbered along the first principal component. In the sections, orange is what a state"
         " has more of than the mean of the states, blue what it has less of.",
     )
-    colours = maps.state_colours(len(volumes))
-    section.figures["state_surfaces"] = maps.surface_strip(
+    colours = style.state_colours(len(volumes))
+    section.figures["state_surfaces"] = strips.surface_strip(
         volumes, names, "Map at the centre of each state", level=level, view=view, colours=colours
     )
     shown = np.unique(np.linspace(0, len(volumes) - 1, min(10, len(volumes))).round().astype(int))
-    section.figures["state_sections"] = maps.section_strip(
+    section.figures["state_sections"] = strips.section_strip(
         [volumes[k] for k in shown], [names[k] for k in shown], pixel_size, "Sections of the states"
     )
     section.figures["state_counts"] = curves.bars(
@@ -161,10 +161,10 @@ def traversal_section(
         f"{share:.0%} of the latent variance; from the 5th to the 95th percentile of the particles.",
     )
     title = f"Maps along PC {number}"
-    section.figures[f"pc{number}_surfaces"] = maps.surface_strip(
+    section.figures[f"pc{number}_surfaces"] = strips.surface_strip(
         volumes, names, title, level=level, view=view, columns=5
     )
-    section.figures[f"pc{number}_sections"] = maps.section_strip(
+    section.figures[f"pc{number}_sections"] = strips.section_strip(
         volumes, names, pixel_size, f"Sections along PC {number}"
     )
     return section

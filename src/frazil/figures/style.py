@@ -103,6 +103,11 @@ def picture_panel(axes: Axes) -> None:
         spine.set_visible(False)
 
 
+def state_colours(count: int) -> list[str]:
+    """`count` colours for states or curves; they repeat after the eight of the palette."""
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
 def as_array(values: Array) -> np.ndarray:
     """A NumPy array of a tensor or array, on the CPU, without its gradient."""
     if hasattr(values, "detach"):
