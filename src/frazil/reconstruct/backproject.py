@@ -128,7 +128,7 @@ class HalfMap:
 def imaging_parameters(
     optics: Optics | None, pose: Pose, grid: Grid, reference: Grid, padding: int, group: Int[Tensor, " images"] | int
 ) -> Float[np.ndarray, "images parameters"]:
-    """The table that `compiled.insert_images` reads: optics, shift and scale of images for a map on the ``reference`` grid."""
+    """The table that `compiled.insert_images` reads: optics, shift and scale of images for a map on ``reference``."""
     count = pose.rotation.shape[0]
     table = np.zeros((count, compiled.PARAMETERS))
     step = grid.frequency_step
