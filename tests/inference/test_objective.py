@@ -53,9 +53,8 @@ def test_streaming_changes_neither_value_nor_gradient(images_at_once: int) -> No
     torch.manual_seed(0)
     x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    mean, counted = streamed_mean_error(cubic(weight), (x,), [weight], images_at_once)
+    mean = streamed_mean_error(cubic(weight), (x,), [weight], images_at_once)
     plain = ((x @ weight) ** 3).sum(-1).mean()
-    assert counted.all()
     assert torch.allclose(mean, plain)
     streamed = torch.autograd.grad(2 * mean, (x, weight))
     for a, b in zip(streamed, torch.autograd.grad(2 * plain, (x, weight)), strict=True):
@@ -63,21 +62,14 @@ def test_streaming_changes_neither_value_nor_gradient(images_at_once: int) -> No
 
 
 @pytest.mark.parametrize("images_at_once", [1, 4])
-def test_an_image_without_a_finite_error_is_left_out_of_value_and_gradient(images_at_once: int) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(6, 3, dtype=torch.float64)
+def test_an_image_without_a_finite_error_makes_the_mean_say_so(images_at_once: int) -> None:
+    x = torch.ones(6, 3)
     x[2, 1] = torch.nan
-    weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    mean, counted = streamed_mean_error(cubic(weight), (x,), [weight], images_at_once)
-    kept = torch.tensor([0, 1, 3, 4, 5])
-    plain = ((x[kept] @ weight) ** 3).sum(-1).mean()
-    assert counted.tolist() == [True, True, False, True, True, True]
-    assert torch.allclose(mean, plain)
-    assert torch.allclose(torch.autograd.grad(mean, weight)[0], torch.autograd.grad(plain, weight)[0])
+    weight = torch.ones(3, 2, requires_grad=True)
+    assert streamed_mean_error(cubic(weight), (x,), [weight], images_at_once).isnan()
 
 
-def test_if_no_image_has_a_finite_error_the_mean_says_so() -> None:
-    weight = torch.ones(1, 1, requires_grad=True)
-    mean, counted = streamed_mean_error(cubic(weight), (torch.full((2, 1), torch.nan),), [weight], 1)
-    assert mean.isnan()
-    assert not counted.any()
+def test_nothing_is_differentiated_when_no_gradient_is_wanted() -> None:
+    with torch.no_grad():
+        mean = streamed_mean_error(cubic(torch.ones(3, 2)), (torch.ones(4, 3),), [], 2)
+    assert mean == 54

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import Any, Literal, final, get_args
 
 import torch
 from jaxtyping import Complex, Float
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from frazil.numerics.fourier import HalfPlane, integer_frequencies, spectrum_to_volume
 from frazil.numerics.perceptron import ResidualPerceptron
 from frazil.physics.density import Density
+from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
 
@@ -271,3 +272,49 @@ class Field(Density):
     def _scale(self, grid: Grid) -> Tensor:
         # a pixel is a sum of voxels, so coefficients grow with the number of voxels per Å^3
         return self.network.amplitude * (self.network.grid.pixel_size / grid.pixel_size) ** 3
+
+
+@final
+class FieldEnsemble(Ensemble):
+    """A neural field whose latent coordinate is the conformation.
+
+    Args:
+        network: the trained field; it is put into evaluation mode and frozen.
+    """
+
+    kind: str = "field"
+
+    def __init__(self, network: FieldNetwork) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent coordinates."""
+        return self.network.latent_dim
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the images the field was trained on."""
+        return self.network.grid
+
+    def density(self, latent: Float[Tensor, "*batch latent"]) -> Field:
+        """The field at one conformation, or at one conformation per pose."""
+        return Field(self.network, latent.to(self.network.frequencies.dtype))
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and buffers by name, and the settings that rebuild the network around them."""
+        return dict(self.network.state_dict()), dict(self.network.settings)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> FieldEnsemble:
+        """The ensemble that gave these tensors and settings.
+
+        Raises:
+            KeyError: if a setting or a tensor is missing.
+            TypeError: if a setting is not one of a field.
+        """
+        options = dict(settings)
+        grid = Grid(int(options.pop("box_size")), float(options.pop("pixel_size")))
+        network = FieldNetwork(grid, int(options.pop("latent_dim")), **options)
+        network.load_state_dict({name: tensors[name] for name in network.state_dict()})
+        return cls(network)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from frazil.errors import FrazilError
+from frazil.engine.train import Task
 from frazil.inference.encoders import ConvolutionalEncoder, Encoder, MLPEncoder
 from frazil.inference.objective import BETA_SCHEDULES, BetaSchedule, latent_price, squared_error
 from frazil.inference.posteriors import LatentPosterior
@@ -23,6 +23,8 @@ from frazil.physics.pose import Pose
 from frazil.reconstruct.coefficients import StandardisedImages
 from frazil.reconstruct.neural_config import NeuralConfig
 
+# points of the field evaluated at once on a CPU, so that activations stay in its cache
+POINTS_AT_ONCE = 2048
 # of the coefficients drawn for a step, this share is spent on the lowest frequencies, which are all taken
 SHARE_ALWAYS_DRAWN = 0.5
 
@@ -44,13 +46,13 @@ class Batch:
 
 
 @final
-class Autoencoder:
+class Autoencoder(Task):
     """What is trained: two networks, and the table of poses if they are refined.
 
     Args:
         images: standardised coefficients of all particles. pose: of all particles. optics: of all particles, or None.
         config: sizes, rates, schedules. latent_dim: latent coordinates. device: where to compute.
-        precision: of the field's matrix products, None for float32. report: told when an image has to be left out.
+        precision: of the field's matrix products, None for float32. names: how a message calls a row.
     """
 
     def __init__(
@@ -63,10 +65,10 @@ class Autoencoder:
         latent_dim: int,
         device: str = "cpu",
         precision: torch.dtype | None = None,
-        report: Callable[[str], None] = lambda text: None,
+        names: Callable[[int], str] | None = None,
     ) -> None:
         self.images, self.config, self.device = images, config, torch.device(device)
-        self.precision, self.report = precision, report
+        self.precision, self.names = precision, names
         self.layout = images.grid.half_plane(device=device)
         self.pose = pose.to(torch.float32)
         self.optics = optics
@@ -86,7 +88,8 @@ class Autoencoder:
         self.beta = beta_schedule(config.beta, latent_dim)
         # the origin is left out: it carries the mean of the image, which standardisation has set
         self.weight = self.layout.weight * (self.layout.radius > 0)
-        self.images_at_once = 1 if self.device.type == "cpu" else config.batch_size
+        points = round(config.coefficients * self.layout.count)
+        self.images_at_once = max(1, POINTS_AT_ONCE // points) if self.device.type == "cpu" else config.batch_size
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything with a state, by name."""
@@ -104,38 +107,25 @@ class Autoencoder:
         return named
 
     def step(self, rows: Int[Tensor, " batch"], epoch: float) -> dict[str, Tensor]:
-        """Loss of a batch at a (fractional) epoch, its mean squared error and divergence.
-
-        Raises:
-            FrazilError: if no image of the batch gives a number any more.
-        """
-        if len(rows) == 0:
-            raise FrazilError(
-                "training has diverged: no image of a batch gives a finite number; lower the learning rate"
-                " or use precision float32"
-            )
+        """Loss of a batch at a (fractional) epoch, its mean squared error and divergence."""
         moving = self.poses is not None and epoch >= self.config.pose_pretrain
         batch = self.batch(rows, moving=moving)
         posterior = self.encode(batch)
-        usable = posterior.is_finite()
-        if not bool(usable.all()):
-            self._leave_out(rows[~usable.cpu()], "its latent")
-            return self.step(rows[usable.cpu()], epoch)
-        latent = posterior.sample()
         chosen = self._draw_coefficients()
-        error, counted = streamed_mean_error(
+        error = streamed_mean_error(
             lambda part, tensors: self._error(batch, part, chosen, *tensors),
-            (latent, batch.rotation, batch.images),
+            (posterior.sample(), batch.rotation, batch.images),
             list(self.field.parameters()),
             self.images_at_once,
         )
-        if not bool(counted.all()):
-            self._leave_out(rows[~counted], "its error")
-            return self.step(rows[counted], epoch)
         divergence = posterior.divergence().mean()
         beta = self.beta(epoch * len(self.images))
         price = latent_price(divergence, beta, float(self.weight.sum()), self.config.beta_control)
         return {"loss": error + price, "error": error.detach(), "divergence": divergence.detach()}
+
+    def name_of(self, row: int) -> str:
+        """How a message calls a row."""
+        return super().name_of(row) if self.names is None else f"particle {self.names(row)}"
 
     def encode(self, batch: Batch) -> LatentPosterior:
         """Latent posteriors of a batch; the encoder sees phase-flipped images."""
@@ -194,12 +184,6 @@ class Autoencoder:
         weight[always:] *= (count - always) / (kept - always)
         return index, weight
 
-    def _leave_out(self, rows: Tensor, what: str) -> None:
-        if len(rows) == 0:
-            return
-        names = ", ".join(str(int(row) + 1) for row in rows)
-        self.report(f"particle {names} left out of this step: {what} is not a finite number")
-
 
 def make_encoder(config: NeuralConfig, layout: HalfPlane, latent_dim: int) -> Encoder:
     """The encoder a config asks for."""
@@ -217,11 +201,7 @@ def beta_schedule(beta: float | str, latent_dim: int) -> BetaSchedule:
 
 
 def choose_precision(name: str, device: str) -> torch.dtype | None:
-    """The dtype of the field's matrix products: bfloat16 where it is faster, None for float32.
-
-    Raises:
-        FrazilError: if bfloat16 is asked for and the device has none.
-    """
+    """The dtype of the field's matrix products for a setting: bfloat16 if it is faster here, None for float32."""
     if name == "float32":
         return None
     if device == "cpu":

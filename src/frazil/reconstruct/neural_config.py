@@ -54,7 +54,9 @@ class NeuralConfig(StageConfig):
     precision: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "of the field's matrix products; auto takes bfloat16 where the processor has it"
     )
-    checkpoint_every: int = setting(1, "epochs between checkpoints", ge=1)
+    checkpoint_every: int | None = setting(
+        None, "optimizer steps between checkpoints (one a minute unless given)", ge=1
+    )
 
     @model_validator(mode="after")
     def _window_falls(self) -> NeuralConfig:

@@ -1,0 +1,123 @@
+"""A neural ensemble with given poses: from particles to latents, their covariance and a field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from frazil.data.ensemble import save_ensemble
+from frazil.data.stack import Particles
+from frazil.engine.files import write_npy
+from frazil.engine.train import train
+from frazil.errors import InputError
+from frazil.inference.posteriors import LatentPosterior
+from frazil.physics.field import FieldEnsemble
+from frazil.reconstruct.autoencoder import Autoencoder, choose_precision
+from frazil.reconstruct.coefficients import StandardisedImages, standardise
+
+if TYPE_CHECKING:
+    from frazil.engine.job import Job
+    from frazil.reconstruct import Config
+
+# images whose latents are computed at once
+ROWS_AT_ONCE = 256
+
+
+def train_neural(particles: Particles, config: Config, job: Job, *, sign: float) -> str:
+    """Train the autoencoder and write what it has learnt into the job.
+
+    Writes outputs/latent.npy (particles, latent), latent_covariance.npy (particles, latent, latent), and the ensemble:
+    ensemble.safetensors and ensemble.json. An interrupted job goes on from its checkpoint.
+
+    Args:
+        particles: with poses. config: of the verb. sign: +1 if particles are bright in the images, -1 if dark.
+
+    Returns:
+        How good it is, in a few words.
+
+    Raises:
+        InputError: if there are no poses, the images differ in box or pixel size, or the crop does not fit.
+        FrazilError: if training diverges.
+    """
+    images = read_images(particles, config, job, sign)
+    task = build_task(images, particles, config, job)
+    train(
+        task,
+        count=particles.count,
+        batch_size=config.train.batch_size,
+        epochs=config.train.epochs,
+        accumulate=config.train.accumulate,
+        checkpoint_every=config.train.checkpoint_every,
+        seed=config.seed,
+        job=job,
+        name="neural",
+    )
+    posterior = latents_of_all(task)
+    write_npy(job.outputs / "latent.npy", posterior.mean.numpy())
+    write_npy(job.outputs / "latent_covariance.npy", posterior.covariance().numpy())
+    save_ensemble(job.outputs, FieldEnsemble(task.field.cpu()))
+    divergence = posterior.divergence().mean().item()
+    job.metric(latent_divergence=divergence)
+    return f"{divergence:.1f} nats of conformation per particle"
+
+
+def read_images(particles: Particles, config: Config, job: Job, sign: float) -> StandardisedImages:
+    """The images as the network sees them, kept in memory.
+
+    Raises:
+        InputError: if there are no poses, or the images cannot be brought to one box.
+    """
+    if particles.pose is None:
+        raise InputError(
+            "the particles have no poses", where=particles.path, remedy="refine them first, and give the refined table"
+        )
+    options, grid = config.train, particles.grid
+    if options.box is not None and options.box > grid.box_size:
+        raise InputError(
+            f"{options.box} px is more than the box of the images, {grid.box_size} px",
+            where="--train.box",
+            remedy=f"give at most {grid.box_size}",
+        )
+    side = grid.box_size if options.box is None else options.box
+    # half a plane of float16 pairs, and about ten copies of the networks' largest layers
+    job.announce_memory(particles.count * 1.6 * side**2 * 4 / 2 + 1.5e8, "the images' Fourier coefficients")
+    with job.progress(particles.count, "reading images") as progress:
+        return standardise(
+            particles,
+            sign=sign,
+            box=options.box,
+            window=(options.window_inner, options.window_outer),
+            advance=progress.advance,
+        )
+
+
+def build_task(images: StandardisedImages, particles: Particles, config: Config, job: Job) -> Autoencoder:
+    """The autoencoder with its first weights, drawn from the seed."""
+    assert particles.pose is not None
+    precision = choose_precision(config.train.precision, job.device)
+    torch.manual_seed(config.seed)
+    task = Autoencoder(
+        images,
+        particles.pose,
+        particles.optics,
+        config.train,
+        latent_dim=config.latent_dim,
+        device=job.device,
+        precision=precision,
+        names=particles.name,
+    )
+    weights = sum(parameter.numel() for module in task.modules().values() for parameter in module.parameters())
+    job.log(
+        f"{weights / 1e6:.1f} million weights, {images.layout.count} coefficients per image, "
+        f"matrix products in {'float32' if precision is None else 'bfloat16'}"
+    )
+    return task
+
+
+def latents_of_all(task: Autoencoder) -> LatentPosterior:
+    """Latent posteriors of every particle, in the order of the stack."""
+    parts = [task.posterior(rows) for rows in torch.arange(len(task.images)).split(ROWS_AT_ONCE)]
+    return LatentPosterior(
+        torch.cat([part.mean.cpu() for part in parts]), torch.cat([part.log_variance.cpu() for part in parts])
+    )
