@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +50,7 @@ class JointedGaussians(Ensemble):
         joints: in the order of the latent coordinates. grid: of the images.
     """
 
-    kind: ClassVar[str] = "jointed"
+    kind = "jointed"
     rest: Gaussians
     domain: Int[Tensor, " gaussians"]
     joints: tuple[Joint, ...]
