@@ -19,5 +19,6 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "frazil"
 html_math_renderer = "mathml"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["frazil.css"]
 html_show_sourcelink = False

@@ -51,14 +51,10 @@ def _entries(flags: list[Flag]) -> list[str]:
     lines = []
     for flag in flags:
         kind = "" if flag.kind == "FLAG" else f" {flag.kind}"
-        default = {"": "", "required": " Required."}.get(flag.default, f" Default: `{flag.default}`.")
-        lines += [f"`{flag.name}{kind}`", f": {_sentence(flag.help)}{default}", ""]
+        default = {"": "", "required": " (required)"}.get(flag.default, f" (default: `{flag.default}`)")
+        help_text = _double_ticks_to_single(flag.help).replace("<", "\\<")
+        lines += [f"`{flag.name}{kind}`", f": {help_text}{default}", ""]
     return lines
-
-
-def _sentence(text: str) -> str:
-    text = _double_ticks_to_single(text).replace("<", "\\<")
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
 
 
 def _double_ticks_to_single(text: str) -> str:
