@@ -51,7 +51,9 @@ class MemoryStack:
 def _molecule(extent: float, seed: int = 0) -> Gaussians:
     generator = torch.Generator().manual_seed(seed)
     centres = (torch.randn(30, 3, generator=generator) * 0.09 * extent).clamp(-0.25 * extent, 0.25 * extent)
-    return Gaussians(centres.double(), torch.rand(30, generator=generator).double() + 0.5, torch.full((30,), 6.0).double())
+    return Gaussians(
+        centres.double(), torch.rand(30, generator=generator).double() + 0.5, torch.full((30,), 6.0).double()
+    )
 
 
 def _optics(count: int, generator: torch.Generator, tilt: float = 0.0) -> Optics:

@@ -49,5 +49,7 @@ def test_resolution_is_where_the_signal_ends():
     halves = [signal + 0.05 * torch.randn(48, 48, 48, generator=generator) for _ in range(2)]
     maps = finish_maps(halves[0], halves[1], GRID, None, 0)
     assert maps.unmasked_resolution() == pytest.approx(GRID.resolution_of(12.5), rel=0.1)
-    beyond = torch.fft.fftn(maps.filtered).abs()[15:20, 0, 0].max() / torch.fft.fftn(maps.half_a).abs()[15:20, 0, 0].max()
+    beyond = (
+        torch.fft.fftn(maps.filtered).abs()[15:20, 0, 0].max() / torch.fft.fftn(maps.half_a).abs()[15:20, 0, 0].max()
+    )
     assert float(beyond) < 0.05

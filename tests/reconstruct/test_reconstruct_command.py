@@ -62,7 +62,10 @@ def test_dark_particles_give_the_same_bright_map(run_frazil, small_stack, tmp_pa
         np.testing.assert_allclose(one.data, two.data, atol=1e-5 * np.abs(one.data).max())
     forced = run_frazil("reconstruct", small_stack, "--contrast", "dark", "--out", tmp_path / "forced")
     assert "particles are dark" in forced.stdout
-    with mrcfile.open(tmp_path / "forced/outputs/half_a.mrc") as one, mrcfile.open(tmp_path / "dark/outputs/half_a.mrc") as two:
+    with (
+        mrcfile.open(tmp_path / "forced/outputs/half_a.mrc") as one,
+        mrcfile.open(tmp_path / "dark/outputs/half_a.mrc") as two,
+    ):
         np.testing.assert_allclose(one.data, -two.data, atol=1e-5 * np.abs(one.data).max())
 
 
@@ -88,7 +91,14 @@ def test_images_are_found_in_another_folder(run_frazil, small_stack, tmp_path):
     shutil.copy(small_stack, tmp_path / "particles.star")
     shutil.copy(small_stack.parent / "particles.mrcs", tmp_path / "moved")
     done = run_frazil(
-        "reconstruct", tmp_path / "particles.star", "--images", tmp_path / "moved", "--out", tmp_path / "job", "--seed", 3
+        "reconstruct",
+        tmp_path / "particles.star",
+        "--images",
+        tmp_path / "moved",
+        "--out",
+        tmp_path / "job",
+        "--seed",
+        3,
     )
     assert done.code == 0, done.stderr
 
@@ -112,7 +122,7 @@ def _star_without(star: Path, target: Path, columns: tuple[str, ...]) -> Path:
         (("--symmetry", "X7"), "is not a point group"),
         (("--latent-dim", 4), "add --preset cryodrgn"),
         (("--density", "field"), "needs a latent coordinate"),
-        (("--latent-dim", -1), "--latent-dim"),
+        (("--latent-dim", -1), "greater than or equal to 0"),
         (("--mask", "nowhere.mrc"), "nowhere.mrc"),
         (("--preset", "cryodragon"), "did you mean cryodrgn"),
     ],
@@ -140,7 +150,9 @@ def test_a_stack_without_poses_is_refused(run_frazil, small_stack, tmp_path):
 def test_particles_all_in_one_half_set_are_refused(run_frazil, small_stack, tmp_path):
     lines = small_stack.read_text().splitlines()
     place = next(line for line in lines if line.startswith("_rlnRandomSubset"))
-    names = [line.split()[0] for line in lines[lines.index("loop_", lines.index("data_particles")) + 1 :] if line[:1] == "_"]
+    names = [
+        line.split()[0] for line in lines[lines.index("loop_", lines.index("data_particles")) + 1 :] if line[:1] == "_"
+    ]
     column = names.index(place.split()[0])
     changed = []
     for line in lines:

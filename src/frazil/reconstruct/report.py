@@ -1,0 +1,78 @@
+"""The report of a reconstruction: the map, how far it can be believed, and where the particles were seen from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from frazil.data.stack import Particles
+from frazil.engine.job import Job
+from frazil.engine.report import write_report as write_page
+from frazil.figures import curves, maps, poses, raymarch
+from frazil.reconstruct import Config
+from frazil.reconstruct.maps import Consensus
+
+
+@dataclass
+class Section:
+    """One part of the report, as `frazil.engine.report` asks for it."""
+
+    heading: str
+    text: str = ""
+    tables: list[list[Sequence[object]]] = field(default_factory=list)
+    figures: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    films: dict[str, bytes] = field(default_factory=dict)
+
+
+def write_report(job: Job, consensus: Consensus, particles: Particles, config: Config) -> None:
+    """Write report.html and its figures into the job's folder."""
+    key = {
+        "resolution in the mask (FSC 0.143)": f"{consensus.resolution():.2f} Å",
+        "unmasked": f"{consensus.unmasked_resolution():.2f} Å",
+        "particles": particles.count,
+        "symmetry": config.symmetry,
+        "B factor": f"{consensus.b_factor:.0f} Å²",
+    }
+    sections = [map_section(consensus, config.symmetry), resolution_section(consensus), pose_section(particles)]
+    write_page(job, f"Consensus of {particles.count:,} particles", sections, key)
+
+
+def map_section(consensus: Consensus, symmetry: str) -> Section:
+    """Surface and sections of the map. With symmetry, one view along the z axis shows what three would."""
+    shown = (consensus.sharpened * consensus.mask).numpy()
+    views = ("z",) if symmetry.upper() in ("T", "O") else ("z", "x", "y")
+    section = Section("The map", "Sharpened and masked, at a contour that encloses the strong density.")
+    section.figures["map_surface"] = maps.surface(shown, raymarch.contour_level(shown), views, title="Surface")
+    section.figures["map_sections"] = maps.sections(consensus.filtered.numpy(), consensus.grid.pixel_size)
+    return section
+
+
+def resolution_section(consensus: Consensus) -> Section:
+    """FSC of the half-maps."""
+    correlation = consensus.correlation
+    series = {
+        "unmasked": correlation.unmasked,
+        "in the mask": correlation.masked,
+        "phases randomised": correlation.randomised,
+        "corrected": correlation.corrected,
+    }
+    grid = consensus.grid
+    scrambled = grid.resolution_of(correlation.randomised_from)
+    section = Section(
+        "Resolution",
+        "Fourier shell correlation between the two half-maps. The corrected curve is the masked one freed from the"
+        f" agreement that the mask itself makes (phases randomised from {scrambled:.1f} Å).",
+    )
+    section.figures["fsc"] = curves.fsc(series, grid.pixel_size, grid.box_size)
+    maps_shown = {"half-maps": consensus.half_a + consensus.half_b, "sharpened": consensus.sharpened}
+    section.figures["guinier"] = curves.guinier(maps_shown, grid.pixel_size)
+    return section
+
+
+def pose_section(particles: Particles) -> Section:
+    """Where the particles were seen from."""
+    section = Section("Poses", f"{particles.count:,} particles with the poses given.")
+    assert particles.pose is not None
+    section.figures["viewing_directions"] = poses.angular_distribution(particles.pose)
+    return section
