@@ -132,7 +132,15 @@ def verb_page(verb: Verb, below: Mapping[str, Any] | None = None) -> str:
     module = verb.load()
     presets = preset_names(verb.name)
     manual = (module.__doc__ or verb.line) + (f"\n\nPresets: {', '.join(presets)}." if presets else "")
-    return help_page(module.Config, manual, prog=f"frazil {verb.name}", below=below)
+    return help_page(module.Config, manual, prog=f"frazil {verb.name}", below=below, extra=command_flags(verb))
+
+
+def command_flags(verb: Verb) -> Any:
+    """The flags that the command line adds to a verb's own."""
+    from frazil.config import preset_names
+    from frazil.flags import CommandFlags, PresetFlags
+
+    return PresetFlags if preset_names(verb.name) else CommandFlags
 
 
 def _below_flags(verb: Verb, rest: Sequence[str]) -> dict[str, Any]:
@@ -159,15 +167,13 @@ def read_command(verb: Verb, rest: Sequence[str], below: Mapping[str, Any]) -> A
         InputError: in one line, for whatever cannot be used.
     """
     from frazil.config import build, check_layer, merge
-    from frazil.flags import CommandFlags, parse_flags
+    from frazil.flags import parse_flags
 
     model = verb.load().Config
     if below:  # a wrong setting in a file is told under the file's name, not as if it had been typed
         sources = _values_of("--config", rest) or _values_of("--preset", rest)
         check_layer(model, below, where=sources[-1])
-    typed = parse_flags(model, rest, prog=f"frazil {verb.name}", below=below)
-    for name in CommandFlags.model_fields:
-        typed.pop(name, None)
+    typed = parse_flags(model, rest, prog=f"frazil {verb.name}", below=below, extra=command_flags(verb))
     return build(model, merge(below, typed), where=f"frazil {verb.name}")
 
 

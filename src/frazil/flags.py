@@ -32,9 +32,14 @@ _ABSENT = "\0absent"  # cannot be typed in a shell, so it means that nothing was
 class CommandFlags(StageConfig):
     """Flags that belong to the command line and not to a verb's settings."""
 
-    preset: str | None = setting(None, "published method to start from; explicit flags win over it")
     config: Path | None = setting(None, "TOML file with a section for this verb, such as a job.toml; flags win over it")
     debug: bool = setting(False, "show the traceback of an error")
+
+
+class PresetFlags(CommandFlags):
+    """The same for a verb that has presets."""
+
+    preset: str | None = setting(None, "published method to start from; explicit flags win over it")
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,17 @@ def flags_of(model: type[BaseModel], prefix: str = "") -> Iterator[Flag]:
 
 
 def parse_flags(
-    model: type[StageConfig], argv: Sequence[str], *, prog: str, below: Mapping[str, Any]
+    model: type[StageConfig],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    below: Mapping[str, Any],
+    extra: type[CommandFlags] = CommandFlags,
 ) -> dict[str, Any]:
     """What was typed, as nested values that are still text; what was not typed is not there.
 
     Args:
+        extra: flags of the command line itself, whose values are left out.
         below: settings from presets and files, over which the flags win. A boolean flag turns over what it finds there.
 
     Raises:
@@ -74,19 +85,27 @@ def parse_flags(
     """
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint), _rules(model, below):
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint), _rules(model, below, extra):
             values, rest = tyro.cli(model, args=list(argv), prog=prog, return_unknown_args=True)
     except SystemExit:
         raise InputError(_one_line(complaint.getvalue()), remedy=f"see {prog} --help") from None
     if rest:
-        raise _unknown(model, rest, prog)
-    return _typed(cast(dict[str, Any], values))
+        raise _unknown((model, extra), rest, prog)
+    typed = _typed(cast(dict[str, Any], values))
+    return {name: value for name, value in typed.items() if name not in extra.model_fields}
 
 
-def help_page(model: type[StageConfig], manual: str, *, prog: str, below: Mapping[str, Any] | None = None) -> str:
+def help_page(
+    model: type[StageConfig],
+    manual: str,
+    *,
+    prog: str,
+    below: Mapping[str, Any] | None = None,
+    extra: type[CommandFlags] = CommandFlags,
+) -> str:
     """The text of ``frazil VERB --help``: usage, the manual page, the arguments, the flags with units and defaults."""
     page = io.StringIO()
-    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit), _rules(model, below or {}):
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit), _rules(model, below or {}, extra):
         tyro.cli(model, args=["--help"], prog=prog, description="\0")
     usage, _, tables = page.getvalue().partition("\0")
     lines = f"{usage.rstrip()}\n\n{reflow(manual)}\n\n {tables.lstrip()}".splitlines()
@@ -96,11 +115,11 @@ def help_page(model: type[StageConfig], manual: str, *, prog: str, below: Mappin
 def reflow(text: str, width: int | None = None) -> str:
     """Fills paragraphs to the terminal's width; indented ones (commands to type) stay as they are."""
     width = width or min(shutil.get_terminal_size().columns, 100)
-    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text))
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text).replace("``", "`"))
     return "\n\n".join(p if p.startswith(" ") else textwrap.fill(" ".join(p.split()), width) for p in paragraphs)
 
 
-def _rules(top: type[StageConfig], below: Mapping[str, Any]) -> ConstructorRegistry:
+def _rules(top: type[StageConfig], below: Mapping[str, Any], extra: type[StageConfig]) -> ConstructorRegistry:
     """tyro's rules for our models: values are text, positional fields are positional, defaults come from `below`."""
     registry = ConstructorRegistry()
 
@@ -109,7 +128,7 @@ def _rules(top: type[StageConfig], below: Mapping[str, Any]) -> ConstructorRegis
         if not _is_model(info.type):
             return None
         if info.type is top:
-            fields = (*_fields(top, below), *_fields(CommandFlags, {}))
+            fields = (*_fields(top, below), *_fields(extra, {}))
         else:
             given = info.default if isinstance(info.default, BaseModel) else info.type.model_construct()
             fields = tuple(_fields(info.type, {name: getattr(given, name) for name in given.model_fields_set}))
@@ -204,8 +223,8 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
     return typed
 
 
-def _unknown(model: type[BaseModel], rest: Sequence[str], prog: str) -> InputError:
-    known = [f.name for m in (model, CommandFlags) for f in flags_of(m) if not f.positional]
+def _unknown(models: Sequence[type[BaseModel]], rest: Sequence[str], prog: str) -> InputError:
+    known = [f.name for m in models for f in flags_of(m) if not f.positional]
     flags = [token.partition("=")[0] for token in rest if token.startswith("-")]
     if not flags:
         return InputError(f"{rest[0]!r} is one argument too many", remedy=f"see {prog} --help")
