@@ -218,11 +218,11 @@ def backproject(
             rotation = pose.rotation[rows].to(torch.float32).numpy()
             half_set = particles.half_set[rows].numpy()
             spectra *= np.float32(scale)
-            parts = [[array[half_set == half] for array in (spectra, rotation, table)] for half in (0, 1)]
-            jobs = [
-                pool.submit(compiled.insert_images, *part, weights, grid.last_shell, half.sums.numpy())
-                for part, half in zip(parts, halves, strict=True)
-            ]
+            jobs = []
+            for part, half in enumerate(halves):
+                mine = half_set == part
+                chosen = (spectra[mine], rotation[mine], table[mine])
+                jobs.append(pool.submit(compiled.insert_images, *chosen, weights, grid.last_shell, half.sums.numpy()))
             for job in jobs:
                 job.result()
             advance(len(rows))

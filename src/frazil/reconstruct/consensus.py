@@ -87,11 +87,12 @@ def checked_particles(particles: Particles, config: Config) -> Particles:
             where=config.particles,
             remedy="refine it first and give the refined particles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi)",
         )
-    if particles.half_set is None:
+    half_set = particles.half_set
+    if half_set is None:
         generator = torch.Generator().manual_seed(config.seed)
         half_set = torch.randperm(particles.count, generator=generator) % 2
         particles = particles.with_half_set(half_set)
-    if particles.count > 1 and len(particles.half_set.unique()) < 2:
+    if particles.count > 1 and len(half_set.unique()) < 2:
         raise InputError(
             "all particles are in one half-set", where=config.particles, remedy="leave rlnRandomSubset out or mend it"
         )
