@@ -36,13 +36,19 @@ def test_reconstruct_makes_every_promised_file_with_the_pixel_size_of_the_stack(
     assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["made", "good", "next"]
 
 
+def test_the_report_is_left_out_when_asked(run_frazil, small_stack, tmp_path):
+    assert run_frazil("reconstruct", small_stack, "--no-report", "--out", tmp_path / "job").code == 0
+    assert (tmp_path / "job" / "outputs" / "consensus.mrc").exists()
+    assert not (tmp_path / "job" / "report.html").exists()
+
+
 def test_the_same_command_twice_is_already_done(run_frazil, small_stack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_frazil("reconstruct", small_stack).code == 0
+    assert run_frazil("reconstruct", "--no-report", small_stack).code == 0
     before = (tmp_path / "reconstruct" / "J001" / "outputs" / "consensus.mrc").stat().st_mtime_ns
-    assert "already done" in run_frazil("reconstruct", small_stack).stdout
+    assert "already done" in run_frazil("reconstruct", "--no-report", small_stack).stdout
     assert (tmp_path / "reconstruct" / "J001" / "outputs" / "consensus.mrc").stat().st_mtime_ns == before
-    assert run_frazil("reconstruct", small_stack, "--again").code == 0
+    assert run_frazil("reconstruct", "--no-report", small_stack, "--again").code == 0
     first, second = (tmp_path / "reconstruct" / f"J00{k}" / "outputs" / "consensus.mrc" for k in (1, 2))
     with mrcfile.open(first) as one, mrcfile.open(second) as two:
         assert np.array_equal(one.data, two.data)
@@ -54,13 +60,15 @@ def test_dark_particles_give_the_same_bright_map(run_frazil, small_stack, tmp_pa
     with mrcfile.open(inverted / "particles.mrcs", mode="r+") as file:
         file.set_data(-file.data)
     for star, name in ((small_stack, "bright"), (inverted / "particles.star", "dark")):
-        assert f"particles are {name}" in run_frazil("reconstruct", star, "--out", tmp_path / name).stdout
+        assert (
+            f"particles are {name}" in run_frazil("reconstruct", "--no-report", star, "--out", tmp_path / name).stdout
+        )
     with (
         mrcfile.open(tmp_path / "bright/outputs/consensus.mrc") as one,
         mrcfile.open(tmp_path / "dark/outputs/consensus.mrc") as two,
     ):
         np.testing.assert_allclose(one.data, two.data, atol=1e-5 * np.abs(one.data).max())
-    forced = run_frazil("reconstruct", small_stack, "--contrast", "dark", "--out", tmp_path / "forced")
+    forced = run_frazil("reconstruct", "--no-report", small_stack, "--contrast", "dark", "--out", tmp_path / "forced")
     assert "particles are dark" in forced.stdout
     with (
         mrcfile.open(tmp_path / "forced/outputs/half_a.mrc") as one,
@@ -71,7 +79,7 @@ def test_dark_particles_give_the_same_bright_map(run_frazil, small_stack, tmp_pa
 
 def test_symmetry_makes_the_map_symmetric(run_frazil, small_stack, tmp_path):
     flags = ("--symmetry", "C2", "--poses", "given", "--density", "voxels", "--latent-dim", 0, "--device", "cpu")
-    assert run_frazil("reconstruct", small_stack, *flags, "--out", tmp_path / "job").code == 0
+    assert run_frazil("reconstruct", "--no-report", small_stack, *flags, "--out", tmp_path / "job").code == 0
     with mrcfile.open(tmp_path / "job/outputs/half_a.mrc") as file:
         volume = torch.from_numpy(file.data.copy())
     turned = volume.flip(1, 2).roll((1, 1), (1, 2))
@@ -81,7 +89,9 @@ def test_symmetry_makes_the_map_symmetric(run_frazil, small_stack, tmp_path):
 def test_a_given_mask_is_used(run_frazil, small_stack, tmp_path):
     write_volume(tmp_path / "sphere.mrc", soft_sphere(24, 6, 3), 8.0)
     mask = ("--mask", tmp_path / "sphere.mrc")
-    assert run_frazil("reconstruct", small_stack, *mask, "--out", tmp_path / "job", "--memory", 8).code == 0
+    assert (
+        run_frazil("reconstruct", "--no-report", small_stack, *mask, "--out", tmp_path / "job", "--memory", 8).code == 0
+    )
     with mrcfile.open(tmp_path / "job/outputs/mask.mrc") as file:
         np.testing.assert_allclose(file.data, soft_sphere(24, 6, 3).numpy(), atol=1e-6)
 
@@ -128,7 +138,7 @@ def _star_without(star: Path, target: Path, columns: tuple[str, ...]) -> Path:
     ],
 )
 def test_wrong_settings_are_one_clear_line(run_frazil, small_stack, tmp_path, flags, words):
-    done = run_frazil("reconstruct", small_stack, *flags, "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", "--no-report", small_stack, *flags, "--out", tmp_path / "job")
     assert done.code == 2
     assert words.lower() in done.stderr.lower()
     assert len(done.stderr.strip().splitlines()) == 1
@@ -136,14 +146,16 @@ def test_wrong_settings_are_one_clear_line(run_frazil, small_stack, tmp_path, fl
 
 def test_a_mask_of_another_box_is_refused(run_frazil, small_stack, tmp_path):
     write_volume(tmp_path / "mask.mrc", soft_sphere(30, 6, 3), 8.0)
-    done = run_frazil("reconstruct", small_stack, "--mask", tmp_path / "mask.mrc", "--out", tmp_path / "job")
+    done = run_frazil(
+        "reconstruct", "--no-report", small_stack, "--mask", tmp_path / "mask.mrc", "--out", tmp_path / "job"
+    )
     assert done.code == 2
     assert "the mask has a box of 30 px, the map one of 24 px" in done.stderr
 
 
 def test_a_stack_without_poses_is_refused(run_frazil, small_stack, tmp_path):
     star = _star_without(small_stack, tmp_path / "p.star", ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))
-    done = run_frazil("reconstruct", star, "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", "--no-report", star, "--out", tmp_path / "job")
     assert (done.code, "has no poses" in done.stderr) == (2, True)
 
 
@@ -163,13 +175,13 @@ def test_particles_all_in_one_half_set_are_refused(run_frazil, small_stack, tmp_
         changed.append(line)
     (tmp_path / "p.star").write_text("\n".join(changed) + "\n")
     shutil.copy(small_stack.parent / "particles.mrcs", tmp_path)
-    done = run_frazil("reconstruct", tmp_path / "p.star", "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", "--no-report", tmp_path / "p.star", "--out", tmp_path / "job")
     assert (done.code, "all particles are in one half-set" in done.stderr) == (2, True)
 
 
 def test_half_sets_are_drawn_where_the_stack_has_none(run_frazil, small_stack, tmp_path):
     star = _star_without(small_stack, tmp_path / "p.star", ("rlnRandomSubset",))
-    assert run_frazil("reconstruct", star, "--out", tmp_path / "job").code == 0
+    assert run_frazil("reconstruct", "--no-report", star, "--out", tmp_path / "job").code == 0
     halves = read_particles(tmp_path / "job/outputs/particles.star").half_set
     assert halves.bincount().tolist() == [40, 40]
 
@@ -178,7 +190,7 @@ def test_an_image_that_is_not_a_number_is_named(run_frazil, small_stack, tmp_pat
     shutil.copytree(small_stack.parent, tmp_path / "sim")
     with mrcfile.open(tmp_path / "sim/particles.mrcs", mode="r+") as file:
         file.data[41, 3, 5] = np.nan
-    done = run_frazil("reconstruct", tmp_path / "sim/particles.star", "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", "--no-report", tmp_path / "sim/particles.star", "--out", tmp_path / "job")
     assert done.code == 2
     assert "000042@" in done.stderr or "42" in done.stderr
     assert json.loads((tmp_path / "job/status.json").read_text())["state"] == "failed"
@@ -186,7 +198,12 @@ def test_an_image_that_is_not_a_number_is_named(run_frazil, small_stack, tmp_pat
 
 def test_apoferritin_reaches_the_resolution_of_relion(run_frazil, data_folder, tmp_path):
     folder = data_folder / "apoferritin" / "particles"
-    assert run_frazil("reconstruct", folder / "particles.star", "--symmetry", "O", "--out", tmp_path / "job").code == 0
+    assert (
+        run_frazil(
+            "reconstruct", "--no-report", folder / "particles.star", "--symmetry", "O", "--out", tmp_path / "job"
+        ).code
+        == 0
+    )
 
     def read(path: Path) -> torch.Tensor:
         with mrcfile.open(path) as file:

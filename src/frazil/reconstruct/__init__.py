@@ -35,6 +35,7 @@ class Config(JobConfig):
     contrast: Literal["auto", "bright", "dark"] = setting("auto", "whether particles are bright or dark in the images")
     poses: Literal["given"] = setting("given", "where the poses come from: the stack itself")
     density: Literal["voxels", "field"] = setting("voxels", "what the density is made of: voxels or a neural field")
+    report: bool = setting(True, "draw the maps and write report.html (some seconds)")
     latent_dim: int = setting(0, "coordinates of the conformation; 0 makes one rigid map", ge=0)
     train: NeuralConfig = NeuralConfig()
 

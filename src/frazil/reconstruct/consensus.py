@@ -21,7 +21,6 @@ from frazil.physics.grid import Grid
 from frazil.reconstruct import Config
 from frazil.reconstruct.backproject import PADDING, HalfMap, backproject
 from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
-from frazil.reconstruct.report import write_report
 
 GIB = 1024**3
 
@@ -51,7 +50,10 @@ def reconstruct(config: Config, job: Job) -> None:
         resolution_unmasked=round(consensus.unmasked_resolution(), 4),
         b_factor=round(consensus.b_factor, 2),
     )
-    write_report(job, consensus, particles, config)
+    if config.report:
+        from frazil.reconstruct.report import write_report
+
+        write_report(job, consensus, particles, config)
     if config.latent_dim == 0:
         job.made(job.outputs / "consensus.mrc", resolution, f"frazil analyze {shlex.quote(str(job.folder))}")
         return
