@@ -10,6 +10,7 @@ from frazil.data.stack import Particles
 from frazil.engine.job import Job
 from frazil.engine.report import write_report as write_page
 from frazil.figures import curves, maps, poses, raymarch
+from frazil.numerics.symmetry import point_group
 from frazil.reconstruct import Config
 from frazil.reconstruct.maps import Consensus
 
@@ -34,7 +35,7 @@ def write_report(job: Job, consensus: Consensus, particles: Particles, config: C
         "symmetry": config.symmetry,
         "B factor": f"{consensus.b_factor:.0f} Å²",
     }
-    sections = [map_section(consensus, config.symmetry), resolution_section(consensus), pose_section(particles)]
+    sections = [map_section(consensus, config.symmetry), resolution_section(consensus), pose_section(particles, config.symmetry)]
     write_page(job, f"Consensus of {particles.count:,} particles", sections, key)
 
 
@@ -65,14 +66,15 @@ def resolution_section(consensus: Consensus) -> Section:
         f" agreement that the mask itself makes (phases randomised from {scrambled:.1f} Å).",
     )
     section.figures["fsc"] = curves.fsc(series, grid.pixel_size, grid.box_size)
-    maps_shown = {"half-maps": consensus.half_a + consensus.half_b, "sharpened": consensus.sharpened}
-    section.figures["guinier"] = curves.guinier(maps_shown, grid.pixel_size)
     return section
 
 
-def pose_section(particles: Particles) -> Section:
-    """Where the particles were seen from."""
-    section = Section("Poses", f"{particles.count:,} particles with the poses given.")
+def pose_section(particles: Particles, symmetry: str) -> Section:
+    """Where the particles were seen from, with the views that symmetry makes equal."""
     assert particles.pose is not None
-    section.figures["viewing_directions"] = poses.angular_distribution(particles.pose)
+    rotation = particles.pose.rotation
+    group = point_group(symmetry).to(rotation)
+    copies = "" if len(group) == 1 else f", each shown in the {len(group)} views that {symmetry} makes equal"
+    section = Section("Poses", f"{particles.count:,} particles with the poses given{copies}.")
+    section.figures["viewing_directions"] = poses.angular_distribution((rotation[:, None] @ group.mT).flatten(0, 1))
     return section
