@@ -43,7 +43,7 @@ class Config(JobConfig):
     )
     resolution: float | None = setting(
         None,
-        "width of a Gaussian, Å: sigma is 0.225 of it (twice the pixel size; 3 for atoms)",
+        "width of a Gaussian, Å: sigma is 0.225 of it (four pixels; 3 Å for atoms)",
         gt=0,
         allow_inf_nan=False,
     )
