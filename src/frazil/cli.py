@@ -87,7 +87,7 @@ def _command(argv: list[str]) -> int:
         return 0
     verb = find_verb(argv[0])
     rest = argv[1:]
-    below = _below_flags(verb, rest)
+    below = settings_below(verb, rest)
     if any(token in ("-h", "--help") for token in rest):
         sys.stdout.write(verb_page(verb, below))
         return 0
@@ -143,15 +143,20 @@ def command_flags(verb: Verb) -> Any:
     return PresetFlags if preset_names(verb.name) else CommandFlags
 
 
-def _below_flags(verb: Verb, rest: Sequence[str]) -> dict[str, Any]:
-    """The settings under the flags: those of --preset, and over them those of --config."""
-    from frazil.config import merge, read_config_file, read_preset
+def settings_below(verb: Verb, rest: Sequence[str]) -> dict[str, Any]:
+    """The settings under the flags: those of --preset, and over them those of --config.
 
+    Raises:
+        InputError: for a preset or file that is not there, and for a wrong setting in it.
+    """
+    from frazil.config import check_layer, merge, read_config_file, read_preset
+
+    layers = [(name, read_preset(name, verb.name)) for name in _values_of("--preset", rest)]
+    layers += [(path, read_config_file(Path(path), verb.name)) for path in _values_of("--config", rest)]
     below: dict[str, Any] = {}
-    for name in _values_of("--preset", rest):
-        below = merge(below, read_preset(name, verb.name))
-    for path in _values_of("--config", rest):
-        below = merge(below, read_config_file(Path(path), verb.name))
+    for source, layer in layers:
+        check_layer(verb.load().Config, layer, where=source)
+        below = merge(below, layer)
     return below
 
 
@@ -166,13 +171,10 @@ def read_command(verb: Verb, rest: Sequence[str], below: Mapping[str, Any]) -> A
     Raises:
         InputError: in one line, for whatever cannot be used.
     """
-    from frazil.config import build, check_layer, merge
+    from frazil.config import build, merge
     from frazil.flags import parse_flags
 
     model = verb.load().Config
-    if below:  # a wrong setting in a file is told under the file's name, not as if it had been typed
-        sources = _values_of("--config", rest) or _values_of("--preset", rest)
-        check_layer(model, below, where=sources[-1])
     typed = parse_flags(model, rest, prog=f"frazil {verb.name}", below=below, extra=command_flags(verb))
     return build(model, merge(below, typed), where=f"frazil {verb.name}")
 
