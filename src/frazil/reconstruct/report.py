@@ -72,9 +72,8 @@ def resolution_section(consensus: Consensus) -> Section:
 def pose_section(particles: Particles, symmetry: str) -> Section:
     """Where the particles were seen from, with the views that symmetry makes equal."""
     assert particles.pose is not None
-    rotation = particles.pose.rotation
-    group = point_group(symmetry).to(rotation)
+    group = point_group(symmetry)
     copies = "" if len(group) == 1 else f", each shown in the {len(group)} views that {symmetry} makes equal"
     section = Section("Poses", f"{particles.count:,} particles with the poses given{copies}.")
-    section.figures["viewing_directions"] = poses.angular_distribution((rotation[:, None] @ group.mT).flatten(0, 1))
+    section.figures["viewing_directions"] = poses.angular_distribution(particles.pose, symmetry=group)
     return section
