@@ -9,14 +9,14 @@ from __future__ import annotations
 import gzip
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from gemmi import cif
 
-from frazil.data.table import Block, Table, Values
+from frazil.data.table import Block, LazyText, Table, Values, as_text
 from frazil.engine.files import atomic_write
 from frazil.errors import InputError
 
@@ -36,7 +36,8 @@ def read_star(path: Path) -> Table:
     except ValueError as error:
         raise _explained(error, text, path) from None
     # gemmi refuses what it cannot tokenise; it calls a nameless block " "
-    blocks = [block for parsed in document for block in _blocks(parsed, path)]
+    plain = not any(mark in text for mark in ('"', "'", "\n;"))
+    blocks = [block for parsed in document for block in _blocks(parsed, path, plain)]
     if not blocks:
         raise InputError(
             "no data block in this STAR file", where=path, remedy="check that the file was written completely"
@@ -79,7 +80,7 @@ def _decode(path: Path) -> str:
         raise InputError("not text", where=f"{path}:{row}", remedy="give a STAR file") from None
 
 
-def _blocks(parsed: cif.Block, path: Path) -> Iterator[Block]:
+def _blocks(parsed: cif.Block, path: Path, plain: bool) -> Iterator[Block]:
     """One block for the pairs and one for each loop: STAR allows several in a block, RELION writes one."""
     name = parsed.name.strip()
     pairs: dict[str, Values] = {}
@@ -94,8 +95,8 @@ def _blocks(parsed: cif.Block, path: Path) -> Iterator[Block]:
         yield Block(name, pairs, 1, is_loop=False, path=path)
     for loop in loops:
         columns: dict[str, Values] = {}
-        for index, tag in enumerate(loop.tags):
-            columns[_column(tag, columns, path, None)] = _fetch(parsed, loop, index)
+        for tag in loop.tags:
+            columns[_column(tag, columns, path, None)] = _fetch(parsed, tag, plain)
         yield Block(name, columns, loop.length(), path=path)
     if not pairs and not loops:
         yield Block(name, {}, 0, path=path)
@@ -109,13 +110,11 @@ def _column(tag: str, known: dict[str, Values], path: Path, line: int | None) ->
     return column
 
 
-def _fetch(parsed: cif.Block, loop: cif.Loop, index: int) -> Callable[[], list[str]]:
-    tag = loop.tags[index]
-
-    def fetch() -> list[str]:
-        return [_unquoted(value) for value in parsed.find_loop(tag)]
-
-    return fetch
+def _fetch(parsed: cif.Block, tag: str, plain: bool) -> LazyText:
+    """A column that stays in gemmi's memory until it is wanted. In a `plain` file there is no quote to take off."""
+    if plain:
+        return LazyText(lambda: list(parsed.find_loop(tag)), plain=True)
+    return LazyText(lambda: [_unquoted(value) for value in parsed.find_loop(tag)])
 
 
 def _unquoted(value: str) -> str:
@@ -190,8 +189,11 @@ def _lines(block: Block) -> Iterator[str]:
 def _quoted(block: Block, column: str) -> list[str]:
     values = block.raw(column)
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-        return block.text(column)
-    texts = block.text(column)
+        return as_text(values)
+    texts = as_text(values) if isinstance(values, np.ndarray) else values
+    source = block.values[column]
+    if isinstance(source, LazyText) and source.plain:
+        return texts
     # one scan of the whole column tells whether any value needs a closer look
     if not _SUSPECT.search("\n".join(texts)):
         return texts

@@ -11,13 +11,23 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 import numpy as np
 
 from frazil.errors import InputError
 
-Values = np.ndarray | Sequence[str] | Callable[[], Sequence[str]]
+
+@final
+@dataclass(frozen=True)
+class LazyText:
+    """Text that is fetched when it is asked for. `plain` promises that no value holds blanks or needs quotes."""
+
+    fetch: Callable[[], list[str]]
+    plain: bool = False
+
+
+Values = np.ndarray | Sequence[str] | LazyText
 
 _ABSENT = "column {name} is missing"
 
@@ -30,7 +40,7 @@ class Block:
     Args:
         name: the block's name, "" when the file gives none.
         values: column name to its values: an array with one entry per row (numbers, or vectors from cryoSPARC), text,
-            or a function that fetches the text.
+            or text that is fetched when needed.
         count: number of rows.
         is_loop: False when the file writes name-value pairs rather than a table.
         path: the file it came from, for messages.
@@ -60,7 +70,7 @@ class Block:
         values = self.values[column]
         if isinstance(values, np.ndarray):
             return values if self.rows is None else values[self.rows]
-        text = cast("list[str]", list(values() if callable(values) else values))
+        text = values.fetch() if isinstance(values, LazyText) else list(values)
         return text if self.rows is None else [text[row] for row in self.rows.tolist()]
 
     def text(self, column: str) -> list[str]:
@@ -71,9 +81,16 @@ class Block:
     def numbers(self, column: str) -> np.ndarray:
         """The column as float64, one number (or vector) per row. Raises InputError naming the first row that is none."""
         values = self.raw(column)
-        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-            return values.astype(np.float64)
+        if isinstance(values, np.ndarray):
+            if values.dtype.kind in "fiub":
+                return values.astype(np.float64)
+            values = as_text(values)
         try:
+            # most columns repeat a few values: each of those needs to be understood only once
+            distinct = set(values)
+            if len(distinct) * 8 < len(values):
+                known = {value: float(value) for value in distinct}
+                return np.fromiter(map(known.__getitem__, values), np.float64, len(values))
             return np.array(values, dtype=np.float64)
         except ValueError:
             row = next(row for row, value in enumerate(values) if not _is_number(value))
@@ -110,6 +127,8 @@ class Block:
     def select(self, rows: np.ndarray) -> Block:
         """The rows asked for (indices), in that order, without copying any column."""
         rows = np.asarray(rows)
+        if len(rows) == self.count and np.array_equal(rows, np.arange(self.count)):
+            return self
         chosen = rows if self.rows is None else self.rows[rows]
         return replace(self, rows=chosen, count=len(chosen))
 
@@ -133,7 +152,7 @@ class Block:
             return values
         if isinstance(values, np.ndarray):
             return values[self.rows]
-        return lambda: list(self.raw(column))
+        return LazyText(lambda: list(self.raw(column)), isinstance(values, LazyText) and values.plain)
 
 
 @final
