@@ -105,7 +105,7 @@ class _Lines:
 
     def update(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.last >= SECONDS_BETWEEN_LINES and done:
+        if now - self.last >= SECONDS_BETWEEN_LINES and 0 < done < self.total:
             self.last = now
             left = (now - self.start) * (self.total - done) / done
             self.write(

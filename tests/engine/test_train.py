@@ -1,0 +1,153 @@
+"""A number that is not finite names its particle and stops nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from frazil.config import JobConfig
+from frazil.engine.job import Job, open_job
+from frazil.engine.metrics import read_metrics
+from frazil.engine.train import Task, train
+from frazil.errors import FrazilError
+
+
+class Line(Task):
+    """Fits y = 2 x with one weight."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.layer = nn.Linear(1, 1, bias=False)
+        self.layer.weight.data.fill_(1.0)
+        self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.05)
+        self.rows: list[list[int]] = []
+        self.epochs: list[float] = []
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"layer": self.layer}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {"sgd": self.optimizer}
+
+    def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+        if torch.is_grad_enabled():
+            self.rows.append(rows.tolist())
+            self.epochs.append(epoch)
+        x = self.values[rows][:, None]
+        return {"loss": (self.layer(x) - 2 * x).pow(2).mean()}
+
+    def name_of(self, row: int) -> str:
+        return f"particles.mrcs:{row + 1}"
+
+
+class FlatAtZero(Line):
+    """A finite loss whose gradient is not: the square root has none at zero."""
+
+    def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+        return {"loss": (self.layer.weight * 0).abs().sqrt().sum() + 1}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return open_job("simulate", JobConfig(out=tmp_path / "job", device="cpu"), [])
+
+
+def said(job: Job) -> str:
+    return (job.folder / "log.txt").read_text()
+
+
+def test_a_particle_that_is_not_finite_is_named_and_left_out(job: Job) -> None:
+    values = torch.ones(20)
+    values[7] = float("nan")
+    task = Line(values)
+    means = train(task, count=20, batch_size=5, epochs=3, job=job)
+    assert (
+        said(job).count("warning: particles.mrcs:8 gives a loss that is not finite; it is left out from here on") == 1
+    )
+    assert torch.isfinite(task.layer.weight).all() and abs(task.layer.weight.item() - 2) < 0.5
+    assert means["loss"] < 0.3
+    assert sum(7 in rows for rows in task.rows) == 1
+    seen = [row for rows in task.rows for row in rows]
+    assert all(seen.count(row) >= 3 for row in range(20) if row != 7)
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(job: Job) -> None:
+    task = FlatAtZero(torch.ones(4))
+    train(task, count=4, batch_size=4, epochs=1, job=job)
+    assert task.layer.weight.item() == 1.0
+    assert "warning: the gradient of step 1 is not finite; the step is skipped" in said(job)
+
+
+def test_a_training_that_fell_apart_ends_with_advice(job: Job) -> None:
+    class Broken(Line):
+        def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+            loss = (self.layer.weight * (float("nan") if len(rows) > 1 else 1.0)).sum()  # no particle is to blame
+            return {"loss": loss}
+
+    with pytest.raises(FrazilError, match="50 batches in a row had no finite loss. Use a lower learning rate"):
+        train(Broken(torch.ones(200)), count=200, batch_size=2, epochs=2, job=job)
+    assert "the loss of a batch of 2 (first: particles.mrcs:" in said(job)
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(job: Job, tmp_path: Path) -> None:
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    parts, whole = Line(values), Line(values)
+    train(parts, count=12, batch_size=3, accumulate=4, epochs=2, job=job)
+    other = open_job("simulate", JobConfig(out=tmp_path / "other", device="cpu"), [])
+    train(whole, count=12, batch_size=12, epochs=2, job=other)
+    assert torch.allclose(parts.layer.weight, whole.layer.weight, rtol=1e-6)
+
+
+def test_metrics_are_means_over_rows_and_epochs_are_counted(job: Job) -> None:
+    task = Line(torch.arange(10.0) / 10)
+    train(task, count=10, batch_size=4, epochs=2, job=job, metric_every=2)
+    lines = read_metrics(job.folder)
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0.8, 2), (1, 3), (1.4, 4), (2, 6)]
+    assert task.epochs[:4] == pytest.approx([0.4, 0.8, 1.0, 1.4])
+    assert lines[-1]["loss"] < lines[1]["loss"]
+
+
+def test_a_finished_training_is_not_done_again(job: Job, tmp_path: Path) -> None:
+    task = Line(torch.ones(8))
+    train(task, count=8, batch_size=4, epochs=2, job=job)
+    job.finish("interrupted")
+    again = open_job("simulate", JobConfig(out=tmp_path / "job", device="cpu"), [])
+    assert again.resumed
+    fresh = Line(torch.ones(8))
+    train(fresh, count=8, batch_size=4, epochs=2, job=again)
+    assert fresh.rows == [] and torch.equal(fresh.layer.weight, task.layer.weight)
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_resumes_bitwise(tmp_path: Path) -> None:
+    class OnDevice(Line):
+        def __init__(self) -> None:
+            super().__init__(torch.linspace(-1, 1, 64, device="cuda"))
+            self.layer = self.layer.cuda()
+            self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=0.01)
+            self.stop_after = 10**9
+
+        def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+            if len(self.rows) == self.stop_after:
+                raise KeyboardInterrupt
+            values = super().step(rows.to("cuda"), epoch)
+            noise = torch.randn(len(rows), 1, device="cuda")
+            return {"loss": values["loss"] + (self.layer(noise) - noise).pow(2).mean()}
+
+    weights = {}
+    for name, stops in (("whole", [10**9]), ("broken", [13, 20, 10**9])):
+        for stop in stops:
+            task = OnDevice()
+            task.stop_after = stop
+            job = open_job("simulate", JobConfig(out=tmp_path / name, device="cuda"), [])
+            try:
+                train(task, count=64, batch_size=8, epochs=5, job=job, checkpoint_every=3)
+            except KeyboardInterrupt:
+                job.finish("interrupted")
+        weights[name] = task.layer.weight.detach().cpu()
+    assert torch.equal(weights["whole"], weights["broken"])
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "broken/metrics.jsonl").read_bytes()
