@@ -13,6 +13,7 @@ from frazil.analyze.conformations import Components, States, cluster, principal_
 from frazil.analyze.reconstruction import Reconstruction, read_reconstruction
 from frazil.analyze.states import write_states
 from frazil.engine.files import write_npy, write_text
+from frazil.engine.report import write_report
 from frazil.errors import InputError
 from frazil.figures import raymarch, style
 
@@ -43,8 +44,9 @@ def _analyze_map(config: Config, job: Job, reconstruction: Reconstruction) -> No
     sections = pictures.consensus_sections(reconstruction, config.level) + pictures.training_section(reconstruction)
     level = raymarch.contour_level(read_volume(shown[0])[0]) if config.level is None else config.level
     _write_script(config, job, [(shown[0], "#7fb2e5"), *((path, "#c3c8cf") for path in shown[1:])], level, {})
-    pictures.write_report(job, f"Map of {config.job.name}", sections)
-    job.made(job.folder / "report.html", pictures.resolution_line(sections), f"chimerax {job.folder / 'open.cxc'}")
+    good = pictures.resolution_line(reconstruction)
+    write_report(job, f"Map of {config.job.name}", sections, {"resolution": good})
+    job.made(job.folder / "report.html", good, f"chimerax {job.folder / 'open.cxc'}")
 
 
 def _analyze_ensemble(config: Config, job: Job, reconstruction: Reconstruction, latent: np.ndarray) -> None:
@@ -94,7 +96,13 @@ def _analyze_ensemble(config: Config, job: Job, reconstruction: Reconstruction, 
     ]
     coloured = list(zip(state_paths, style.state_colours(len(state_paths)), strict=True))
     _write_script(config, job, coloured, level, films)
-    pictures.write_report(job, f"Conformations of {config.job.name}", sections)
+    key_figures = {
+        "particles": len(latent),
+        "latent coordinates": latent.shape[1],
+        "variance along PC 1": f"{components.fraction[0]:.0%}",
+        "states": len(states.rows),
+    }
+    write_report(job, f"Conformations of {config.job.name}", sections, key_figures)
     good = f"{len(states.rows)} states of {states.counts.min()} to {states.counts.max()} particles"
     job.made(job.folder / "report.html", good, f"chimerax {job.folder / 'open.cxc'}")
 

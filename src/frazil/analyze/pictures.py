@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from frazil.analyze.conformations import Components, States
 from frazil.analyze.reconstruction import Reconstruction
 from frazil.figures import curves, latent, maps, poses, raymarch, strips, style
-from frazil.figures.style import Spec
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass
-class Section:
-    """One part of a report: a heading, a paragraph, tables of rows, figures by file name."""
-
-    heading: str
-    text: str = ""
-    tables: list[list[Sequence[object]]] = field(default_factory=list)  # the first row of each is its header
-    figures: dict[str, tuple[Spec, Figure]] = field(default_factory=dict)
+from frazil.figures.section import Section
+from frazil.numerics.shells import first_shell_below
 
 
 def consensus_sections(reconstruction: Reconstruction, level: float | None) -> list[Section]:
@@ -185,3 +172,17 @@ def _uncertainty(reconstruction: Reconstruction, components: Components) -> str:
 
 def _angstrom(resolution: float | None) -> str:
     return "not reached" if resolution is None else f"{resolution:.2f} Å"
+
+
+def resolution_line(reconstruction: Reconstruction) -> str:
+    """The resolution that fsc.csv states at 0.143, of its most trusted curve."""
+    from frazil.data.mrc import read_volume
+
+    path = reconstruction.map_path("consensus.mrc", "consensus_sharpened.mrc")
+    found = reconstruction.correlations()
+    name = next((name for name in ("corrected", "masked", "unmasked") if name in found), None)
+    if path is None or name is None:
+        return "resolution not known"
+    grid = read_volume(path)[1]
+    shell = first_shell_below(torch.from_numpy(found[name]), 0.143)
+    return f"{grid.resolution_of(shell):.2f} Å (FSC 0.143, {name})"

@@ -39,7 +39,7 @@ def run_hinge(config: Config, job: Job) -> None:
         str(config.box), "--pixel-size", f"{256 / config.box:g}", "--snr", "0.1", "--seed", seed,
     )  # fmt: skip
     particles = str(simulated / "outputs" / "particles.star")
-    steps.run("consensus", "reconstruct", particles, "--seed", seed)
+    consensus = steps.run("consensus", "reconstruct", particles, "--seed", seed)
     width = str(config.width)
     ensemble = steps.run(
         "ensemble", "reconstruct", particles, "--preset", "cryodrgn", "--train.width", width,
@@ -53,7 +53,8 @@ def run_hinge(config: Config, job: Job) -> None:
     write_json(job.outputs / "scores.json", scores)
     from frazil.demo.report import hinge_report
 
-    hinge_report(job, truth, rows, simulated, ensemble, analysis, decoded, scores, steps.said)
+    folders = {"simulate": simulated, "consensus": consensus, "analyze": analysis, "decode": decoded}
+    hinge_report(job, truth, shown_states(truth), folders, scores, steps.said)
     job.log("")
     job.made(job.folder / "report.html", good_line(scores), f"frazil reconstruct --help    # {_minutes(began)} in all")
 
@@ -79,7 +80,7 @@ def run_real(config: Config, job: Job, data: Path) -> None:
     write_json(job.outputs / "scores.json", scores)
     from frazil.demo.report import real_report
 
-    good = real_report(job, made, reference if reference.exists() else None, steps.said)
+    good = real_report(job, made, reference if reference.exists() else None, scores, steps.said)
     job.log("")
     job.made(job.folder / "report.html", good, f"chimerax {made / 'open.cxc'}    # {_minutes(began)} in all")
 
