@@ -111,7 +111,7 @@ def main() -> None:
         return [program, *(f"{value:.2f}" for value in shown)]
 
     table = [
-        row("frazil: map, half-maps, FSC, mask, report", ours, net.cpu, frazil_few.cpu, frazil_all.wall),
+        row("frazil: map, half-maps, FSC, mask", ours, net.cpu, frazil_few.cpu, frazil_all.wall),
         row("RELION: map", theirs, relion_net.cpu, relion_few.cpu, relion_all.wall),
         # two passes over the particles, three starts
         row("RELION: map and half-maps", theirs, 2 * relion_net.cpu, 3 * relion_few.cpu, 3 * relion_all.wall),

@@ -48,7 +48,7 @@ class Program:
 
 
 def frazil(star: Path, out: Path) -> list[str | Path]:
-    return [FRAZIL, "reconstruct", star.name, "--out", out]
+    return [FRAZIL, "reconstruct", star.name, "--no-report", "--out", out]
 
 
 def cryodrgn(star: Path, out: Path) -> list[str | Path]:

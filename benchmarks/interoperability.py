@@ -52,7 +52,8 @@ def prepare(folder: Path) -> Path:
     words += f" --snr 1 --b-factor 0 --seed 3 --out {folder / 'simulated'}"
     measure.run([FRAZIL, *words.split()], folder, folder / "simulate.log")
     star = folder / "simulated" / "outputs" / "particles.star"
-    measure.run([FRAZIL, "reconstruct", star, "--out", folder / "made"], folder, folder / "reconstruct.log")
+    made = ["reconstruct", star, "--no-report", "--out", folder / "made"]
+    measure.run([FRAZIL, *made], folder, folder / "reconstruct.log")
     outputs = folder / "made" / "outputs"
     for kind in ("cryodrgn", "relion"):
         words = ["export", outputs / "particles.star", "--to", kind, "--out", folder / kind]
