@@ -105,6 +105,8 @@ def test_classes_are_abstract_or_final() -> None:
             if parent is None or parent.name in open_by_design:
                 continue
             above = {ast.unparse(b).split("[")[0] for b in parent.bases}
+            if above & open_by_design:
+                continue
             assert above & {"ABC", "Protocol"}, f"{name} extends {parent.name}, which is not abstract"
 
 
