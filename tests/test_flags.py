@@ -1,7 +1,7 @@
 """Every flag of every verb is exercised by a test: a new flag fails here until one types it.
 
 Which flags there are is read from the config models. Which are typed is read from the sources of the tests: a flag
-counts for a verb when both stand in the same function (or table of cases), as in ``run_frazil("decode", job, "--box",
+counts for a verb when both stand in the same function (with the tables that it names), as in ``run_frazil("decode", job, "--box",
 8)``, or when the flag stands in a file that speaks of no other verb. Flags that all jobs share are the engine's and are
 tested once, with any verb.
 """
@@ -46,6 +46,13 @@ def without_docstrings(module: ast.Module) -> Iterator[ast.AST]:
     yield from module.body[1:] if ast.get_docstring(module) else module.body
 
 
+def assigned(node: ast.AST) -> list[str]:
+    """The names that a statement gives values to."""
+    return (
+        [target.id for target in node.targets if isinstance(target, ast.Name)] if isinstance(node, ast.Assign) else []
+    )
+
+
 @cache
 def typed_flags() -> dict[str, set[str]]:
     """The flags that tests type, by verb; those typed with any verb under the empty name."""
@@ -53,7 +60,13 @@ def typed_flags() -> dict[str, set[str]]:
     for path in TESTS.rglob("test_*.py"):
         if path == Path(__file__):
             continue
-        pieces = [words_of(node) for node in without_docstrings(ast.parse(path.read_text()))]
+        statements = list(without_docstrings(ast.parse(path.read_text())))
+        tables = {name: words_of(node)[1] for node in statements for name in assigned(node)}
+        pieces = []
+        for node in statements:
+            verbs, flags = words_of(node)
+            used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            pieces.append((verbs, flags.union(*(tables[name] for name in used & set(tables)))))
         spoken = {verb for verbs, _ in pieces for verb in verbs}
         for verbs, flags in pieces:
             for verb in verbs or (spoken if len(spoken) == 1 else set()):
