@@ -48,7 +48,7 @@ class Config(JobConfig):
         allow_inf_nan=False,
     )
     diameter: float | None = setting(
-        None, "diameter of a generated molecule, Å (0.7 of the box)", gt=0, allow_inf_nan=False
+        None, "diameter of the sphere round a generated molecule, Å (0.75 of the box)", gt=0, allow_inf_nan=False
     )
     states: int = setting(10, "listed states of a continuous motion, whose volumes are written", ge=1)
     snr: float = setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +20,8 @@ from frazil.physics.pose import Pose
 from frazil.simulate.noise import NoiseLevel, NoiseShape, mean_variance, reference_grid
 from frazil.simulate.specimen import Conformations, Specimen
 
-IMAGES_AT_ONCE = 128
-CALIBRATION_IMAGES = 1024
+IMAGES_AT_ONCE = 32
+CALIBRATION_IMAGES = 512
 
 
 def seeded(seed: int, purpose: str) -> torch.Generator:
@@ -72,7 +72,7 @@ class Draw:
 
     Attributes:
         specimen: what is imaged. grid: of the images. conformations, pose, optics, half_set (0 or 1): one per particle.
-        scale: the specimen's density is multiplied by this.
+        scale: the specimen's density is multiplied by this. measured: signal variances already known, at scale 1.
     """
 
     specimen: Specimen
@@ -82,6 +82,7 @@ class Draw:
     optics: Optics | None
     half_set: Tensor
     scale: float = 1.0
+    measured: dict[Grid, float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def count(self) -> int:
@@ -96,12 +97,15 @@ class Draw:
 
     def signal_variance(self, grid: Grid) -> float:
         """Variance of the noise-free images, averaged over the first particles."""
-        calibration = min(self.count, CALIBRATION_IMAGES)
-        sums = [
-            mean_variance(self.coefficients(rows, grid), grid.half_plane()) * (rows.stop - rows.start)
-            for rows in chunks(calibration)
-        ]
-        return sum(sums) / calibration
+        if grid not in self.measured:
+            calibration = min(self.count, CALIBRATION_IMAGES)
+            plain = replace(self, scale=1.0)
+            sums = [
+                mean_variance(plain.coefficients(rows, grid), grid.half_plane()) * (rows.stop - rows.start)
+                for rows in chunks(calibration)
+            ]
+            self.measured[grid] = sum(sums) / calibration
+        return self.measured[grid] * self.scale**2
 
 
 def draw_particles(

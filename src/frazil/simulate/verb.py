@@ -113,7 +113,7 @@ def prepare_specimen(config: Config) -> tuple[Specimen, Grid]:
         return RigidDensity(voxels), grid
     grid = Grid(config.box or 64, config.pixel_size or 4.0)
     sigma = SIGMA_PER_RESOLUTION * (config.resolution or 4 * grid.pixel_size)
-    diameter = config.diameter or 0.7 * grid.extent
+    diameter = config.diameter or 0.75 * grid.extent
     if diameter > grid.extent:
         raise InputError(
             f"a molecule of {diameter:g} Å does not fit a box of {grid.extent:g} Å",
