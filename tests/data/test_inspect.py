@@ -185,7 +185,7 @@ def test_other_files_are_recognised(tmp_path: Path, name: str, content: str | by
         ("a.xyz", b"\0\1\2\3" * 500, "no kind of file that frazil knows"),
         ("a.txt", b"just some words\nand more\n", "no kind of file that frazil knows"),
         ("a.star", b"", "the file is empty"),
-        ("a.box", b"10 20 64\n", "3 columns where EMAN boxes have 4"),
+        ("a.box", b"10 20 64\n", "not the 4 numbers of EMAN boxes"),
         ("a.csv", b"1,2\n3,x\n", r"a\.csv:2: '3,x' is no row of 2 numbers"),
         ("a.xml", b"<a><b></a>", "damaged XML"),
         ("a.xml", b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "XML with entities is not read"),

@@ -96,7 +96,7 @@ def read_ctf(path: Path) -> tuple[np.ndarray, np.ndarray, Optics]:
     expected = "cryoDRGN's CTF is (N, 9): box, Å/px, defocus U, V, angle, kV, Cs, amplitude contrast, phase shift"
     if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != CTF_COLUMNS:
         raise InputError("not a CTF pickle", where=path, remedy=expected)
-    bad = ~np.isfinite(table).all(1)
+    bad = ~(np.isfinite(table).all(1) & (np.abs(table[:, 0]) < 1e6))
     if bad.any():
         raise InputError("a CTF value here is not a number", where=f"{path}:{int(np.argmax(bad)) + 1}", remedy=expected)
     _, _, u, v, angle, voltage, cs, contrast, phase = (_tensor(column) for column in table.T)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from frazil.data.listing import ImageFiles, Listing, OpticsGroup, number_files
+from frazil.data.npy import read_npy
 from frazil.data.relion import sorted_defocus
 from frazil.data.table import Block, Table, shown
 from frazil.engine.files import atomic_write
@@ -73,6 +74,8 @@ def list_particles_cs(
     groups = tuple(OpticsGroup(f"group{int(number)}", float(f"{size:.6g}"), int(box)) for number, size, box in keys)
     sign = np.where(block.numbers("blob/sign") < 0, -1, 1) if "blob/sign" in block else None
     half_set = block.integers("alignments3D/split") if "alignments3D/split" in block else None
+    if half_set is not None and not np.isin(half_set, (0, 1)).all():
+        half_set = None
     return Listing(
         table, block, files, file, block.integers("blob/idx") if "blob/idx" in block else np.zeros(block.count, np.int64),
         groups, group.reshape(-1), _uids(block), _pose(block, sizes), _optics(block), half_set, sign, tuple(_unused(block)),
@@ -140,11 +143,9 @@ def _load(path: Path) -> np.ndarray:
                 where=path,
                 remedy="export the particle group again from cryoSPARC",
             )
-        rows = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError("no such file", where=path, remedy="check the path") from None
-    except ValueError as error:
-        raise InputError(f"this array cannot be read safely ({error})", where=path, remedy="export it again") from None
+    rows = read_npy(path, "export the particle group again from cryoSPARC")
     if rows.dtype.names is None or rows.ndim != 1:
         raise InputError("a plain array, not cryoSPARC's table of fields", where=path, remedy="try frazil inspect")
     return rows

@@ -63,9 +63,9 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(key, part)}" for key, part in value.items() if part is not None)
     if isinstance(value, (list, tuple)):
-        parts = [_shown(name, part) for part in value]
+        parts = [_shown(name, part) for part in value[:12]]
         separator = "; " if parts and "," in parts[0] else ", "
-        return separator.join(parts[:12]) + (f" and {len(parts) - 12} more" if len(parts) > 12 else "")
+        return separator.join(parts) + (f" and {len(value) - 12} more" if len(value) > 12 else "")
     return str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -101,7 +102,7 @@ def read_bytes(path: Path) -> bytes:
         return (
             gzip.decompress(data) if data[:2] == b"\x1f\x8b" else bz2.decompress(data) if data[:3] == b"BZh" else data
         )
-    except (EOFError, OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError, zlib.error) as error:
         raise InputError(f"damaged compressed file ({error})", where=path, remedy="copy it again") from None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from frazil.data.cs import read_cs
 from frazil.data.description import Description
 from frazil.data.mrc import read_array, states_pixel_size
 from frazil.data.mrc_header import MrcHeader, is_compressed, read_bytes, read_header
+from frazil.data.npy import read_npy
 from frazil.data.plausibility import particle_facts, particle_warnings
 from frazil.data.recognise_text import describe_text
 from frazil.data.relion import is_tomography, optics_block, particle_block
@@ -105,12 +108,12 @@ def _by_columns(path: Path, table: Table, columns: set[str]) -> Description:
     if is_tomography(table):
         note = "subtomograms of a tilt series: frazil works on single particles"
         return Description(path, "subtomograms", "RELION STAR", facts | _sampling(table) | {"blocks": blocks}, (note,))
-    if "rlnMtfValue" in columns:
+    if "rlnMtfValue" in largest and largest.count:
         values = largest.numbers("rlnMtfValue")
         return Description(path, "detector MTF", "RELION STAR", facts | {"mtf_range": [values.min(), values.max()]})
-    if "rlnTomoNominalStageTiltAngle" in columns or "wrpAngleTilt" in columns:
-        name = "rlnTomoNominalStageTiltAngle" if "rlnTomoNominalStageTiltAngle" in columns else "wrpAngleTilt"
-        tilts = next(block for block in table.blocks if name in block).numbers(name)
+    tilt = next((name for name in ("rlnTomoNominalStageTiltAngle", "wrpAngleTilt") if name in largest), None)
+    if tilt is not None and largest.count:
+        tilts = largest.numbers(tilt)
         return Description(
             path, "tilt series", "STAR", facts | _defocus(largest) | {"tilt_range": [tilts.min(), tilts.max()]}
         )
@@ -281,15 +284,15 @@ def _is_volume(header: MrcHeader, path: Path) -> bool:
 
 
 def _numpy(path: Path) -> Description:
+    if path.suffix != ".npz":
+        array = read_npy(path)
+        shape = list(array.shape)
+        return Description(path, "array", "NumPy", {"count": shape[0] if shape else 1, "shape": shape})
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise InputError(f"this array cannot be read safely ({error})", where=path, remedy="save it again") from None
-    if isinstance(loaded, np.ndarray):
-        return Description(
-            path, "array", "NumPy", {"count": len(loaded) if loaded.ndim else 1, "shape": list(loaded.shape)}
-        )
-    shapes = {name: list(loaded[name].shape) for name in loaded.files}
+        with np.load(path, allow_pickle=False) as archive:
+            shapes = {name: list(archive[name].shape) for name in archive.files}
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise InputError(f"this archive cannot be read safely ({error})", where=path, remedy="save it again") from None
     return Description(path, "arrays", "NumPy archive", {"count": len(shapes), "shapes": shapes})
 
 

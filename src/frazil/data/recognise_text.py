@@ -34,7 +34,10 @@ def describe_text(path: Path, data: bytes) -> Description:
 
 def _decoded(data: bytes, path: Path) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16")
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise InputError(f"damaged UTF-16 text ({error.reason})", where=path, remedy="copy it again") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -57,8 +60,8 @@ def _ctffind(path: Path, lines: list[str]) -> Description | None:
         found = re.search(pattern + r":\s*([0-9.]+)", header)
         return float(found[1]) if found else None
 
-    if rows.shape[1] < 7:
-        raise InputError(f"{rows.shape[1]} columns where CTFFIND writes 7", where=path, remedy="run CTFFIND again")
+    if rows.ndim != 2 or rows.shape[1] < 7:
+        raise InputError("no rows of the 7 columns that CTFFIND writes", where=path, remedy="run CTFFIND again")
     facts: dict[str, Any] = {
         "count": len(rows),
         "pixel_size": said("Pixel size"),
@@ -82,7 +85,7 @@ def _mdoc(path: Path, lines: list[str]) -> Description | None:
     frames = sum(line.startswith("[FrameSet") for line in sections)
     values = [line.partition("=") for line in lines if "=" in line and not line.startswith("[")]
     first = {name.strip(): value.strip() for name, _, value in reversed(values)}
-    tilts = [float(value) for name, _, value in values if name.strip() == "TiltAngle"]
+    tilts = _all_numbers([value for name, _, value in values if name.strip() == "TiltAngle"], path)
     facts = {
         "count": frames or sum(line.startswith(("[ZValue", "[Image")) for line in sections),
         "pixel_size": _float(first.get("PixelSpacing")),
@@ -104,8 +107,8 @@ def _boxes(path: Path, lines: list[str]) -> Description | None:
     if path.suffix.lower() != ".box":
         return None
     rows = _numbers(lines, None, path)
-    if rows.shape[1] < 4:
-        raise InputError(f"{rows.shape[1]} columns where EMAN boxes have 4", where=path, remedy="x y width height")
+    if rows.shape[1] < 4 or not np.isfinite(rows).all():
+        raise InputError("not the 4 numbers of EMAN boxes", where=path, remedy="each line is: x y width height")
     sizes = sorted({int(size) for size in rows[:, 2:4].ravel()})
     score = [float(rows[:, 4].min()), float(rows[:, 4].max())] if rows.shape[1] > 4 else None
     facts = {"count": len(rows), "box_size": sizes[0] if len(sizes) == 1 else sizes, "score_range": score}
@@ -163,7 +166,7 @@ def _xml(path: Path, text: str) -> Description:
         raise InputError(f"damaged XML ({error})", where=path, remedy="copy it again") from None
     name = root.tag.rpartition("}")[2]
     if name == "TiltSeries":
-        angles = [float(value) for value in (root.findtext("Angles") or "").split()]
+        angles = _all_numbers((root.findtext("Angles") or "").split(), path)
         tilts = [min(angles), max(angles)] if angles else None
         return Description(path, "tilt series", "Warp XML", {"count": len(angles), "tilt_range": tilts})
     if name == "Movie":
@@ -207,6 +210,14 @@ def _numbers(lines: list[str], comma: bool | None, path: Path, first: int = 1) -
             )
         rows.append([value for value in values if value is not None])
     return np.array(rows)
+
+
+def _all_numbers(texts: list[str], path: Path) -> list[float]:
+    values = [_float(text) for text in texts]
+    for text, value in zip(texts, values, strict=True):
+        if value is None:
+            raise InputError(f"the angle {text.strip()[:30]!r} is no number", where=path, remedy="copy the file again")
+    return [value for value in values if value is not None]
 
 
 def _float(text: str | None) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import shlex
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -30,13 +31,12 @@ def read_star(path: Path) -> Table:
 
     Raises InputError when the file is missing, no STAR file, or has a row with too few or too many values.
     """
-    text = _decode(path)
+    text = _read_utf8(path)
     try:
         document = cif.read_string(text, 0)
     except ValueError as error:
-        raise _explained(error, text, path) from None
-    # gemmi refuses what it cannot tokenise; it calls a nameless block " "
-    plain = not any(mark in text for mark in ('"', "'", "\n;"))
+        raise _explained(error, text.decode(), path) from None
+    plain = not any(mark in text for mark in (b'"', b"'", b"\n;"))
     blocks = [block for parsed in document for block in _blocks(parsed, path, plain)]
     if not blocks:
         raise InputError(
@@ -56,7 +56,8 @@ def write_star(path: Path, table: Table, comment: str = "") -> None:
             file.write("\n")
 
 
-def _decode(path: Path) -> str:
+def _read_utf8(path: Path) -> bytes:
+    """The file's text as UTF-8 with lines that end in a line feed, unpacked when it is gzip."""
     try:
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
@@ -64,31 +65,30 @@ def _decode(path: Path) -> str:
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise InputError(f"damaged gzip file ({error})", where=path, remedy="copy it again") from None
+    if b"\0" in data[:4096]:
+        raise InputError("this is a binary file, not a STAR file", where=path, remedy="try frazil inspect")
+    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
-        return data.decode("utf-8-sig").replace("\r", "\n" if b"\r\n" not in data else "")
-    except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
-        if b"\0" in data[:4096]:
-            raise InputError(
-                "this is a binary file, not a STAR file", where=path, remedy="try frazil inspect"
-            ) from None
-        # old tools wrote micrograph names in their own code page: latin-1 keeps every byte
-        if data[:200].lstrip()[:5] in (b"data_", b"# ver") or b"\nloop_" in data:
-            return data.decode("latin-1")
-        raise InputError("not text", where=f"{path}:{row}", remedy="give a STAR file") from None
+        if not data.isascii():
+            data.decode("utf-8")
+    except UnicodeDecodeError:
+        # old programs wrote names in their own code page: latin-1 keeps every byte
+        return data.decode("latin-1").encode("utf-8")
+    return data
 
 
 def _blocks(parsed: cif.Block, path: Path, plain: bool) -> Iterator[Block]:
     """One block for the pairs and one for each loop: STAR allows several in a block, RELION writes one."""
-    name = parsed.name.strip()
+    name = parsed.name.strip()  # gemmi calls a nameless block " "
     pairs: dict[str, Values] = {}
     loops: list[cif.Loop] = []
+    known: set[str] = set()
     for item in cast(Iterable[Any], parsed):  # gemmi's stub forgets Block.__iter__
         if item.pair is not None:
             tag, value = item.pair
-            pairs[_column(tag, pairs, path, item.line_number)] = [_unquoted(value)]
+            pairs[_column(tag, known, path, item.line_number)] = [_unquoted(value)]
         elif item.loop is not None:
             loops.append(item.loop)
     if pairs:
@@ -96,17 +96,21 @@ def _blocks(parsed: cif.Block, path: Path, plain: bool) -> Iterator[Block]:
     for loop in loops:
         columns: dict[str, Values] = {}
         for tag in loop.tags:
-            columns[_column(tag, columns, path, None)] = _fetch(parsed, tag, plain)
+            columns[_column(tag, known, path, None)] = _fetch(parsed, tag, plain)
         yield Block(name, columns, loop.length(), path=path)
     if not pairs and not loops:
         yield Block(name, {}, 0, path=path)
 
 
-def _column(tag: str, known: dict[str, Values], path: Path, line: int | None) -> str:
+def _column(tag: str, known: set[str], path: Path, line: int | None) -> str:
+    """The column's name. A data block may have it once only, in whichever of its loops."""
     column = tag.removeprefix("_")
     if column in known:
         place = path if line is None else f"{path}:{line}"
-        raise InputError(f"column {column} appears twice", where=place, remedy="delete one of the two columns")
+        raise InputError(
+            f"column {column} appears twice", where=place, remedy="delete one, or add the data_ line between"
+        )
+    known.add(column)
     return column
 
 
@@ -124,7 +128,7 @@ def _unquoted(value: str) -> str:
 def _explained(error: Exception, text: str, path: Path) -> InputError:
     """gemmi's message with the file's own row: it names the loop, we look for the row inside it."""
     message = str(error)
-    found = re.match(r"string:(\d+):\d+(?:\(\d+\))?:?\s*(.*)", message)
+    found = re.match(r"(?:string|data):(\d+):\d+(?:\(\d+\))?:?\s*(.*)", message)
     line, what = (int(found[1]), found[2]) if found else (1, message)
     if "header" in what and not text.strip().lower().startswith(("data_", "#")):
         return InputError(

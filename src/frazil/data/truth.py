@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float, Int
 
+from frazil.data.npy import read_npy
 from frazil.engine.files import write_json, write_npy
 from frazil.errors import InputError
 
@@ -113,12 +114,7 @@ def read_truth(path: Path) -> Truth:
 
 
 def _array(path: Path, dimensions: int, count: int) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError("no such file", where=path, remedy="simulate again") from None
-    except ValueError as error:
-        raise InputError(f"damaged array ({error})", where=path, remedy="simulate again") from None
+    array = read_npy(path, "simulate again")
     if array.ndim != dimensions or len(array) != count:
         raise InputError(f"shape {array.shape} for {count} particles", where=path, remedy="simulate again")
     return array
