@@ -1,11 +1,11 @@
 """Rotations as 3 x 3 matrices: conversions, random draws, distances. Angles here are radians: `physics.pose` speaks degrees.
 
-Conversions of unit quaternions and rotation vectors come from `roma`.
+Conversions of unit quaternions and rotation vectors come from `roma`. It brings torch's compiler with it, two seconds
+of start-up, and is therefore imported where it is used.
 """
 
 from __future__ import annotations
 
-import roma
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -46,11 +46,15 @@ def to_euler_zyz(rotation: Float[Tensor, "*batch 3 3"]) -> tuple[Tensor, Tensor,
 
 def from_rotation_vector(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotation by the length of the vector, in radians, about its direction (right-hand rule)."""
+    import roma
+
     return roma.rotvec_to_rotmat(vector)
 
 
 def to_rotation_vector(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """The rotation vector of length 0 to pi of each matrix."""
+    import roma
+
     return roma.rotmat_to_rotvec(rotation)
 
 
@@ -67,6 +71,8 @@ def random_rotations(
 ) -> Float[Tensor, "count 3 3"]:
     """Rotations drawn uniformly over SO(3), from normalised Gaussian quaternions."""
     quaternions = torch.randn(count, 4, generator=generator, dtype=torch.float64)
+    import roma
+
     return roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternions, dim=-1)).to(dtype)
 
 
