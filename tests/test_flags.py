@@ -1,7 +1,7 @@
 """Every flag of every verb is exercised by a test: a new flag fails here until one types it.
 
 Which flags there are is read from the config models. Which are typed is read from the sources of the tests: a flag
-counts for a verb when both stand in the same function (with the tables that it names), as in ``run_frazil("decode", job, "--box",
+counts for a verb when both stand in one function (with the tables that it names), as in ``run_frazil("decode", "--box",
 8)``, or when the flag stands in a file that speaks of no other verb. Flags that all jobs share are the engine's and are
 tested once, with any verb.
 """
