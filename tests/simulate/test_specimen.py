@@ -56,6 +56,27 @@ def test_atoms_weigh_their_atomic_number_and_are_centred_without_water_hydrogen_
     assert float((atoms.centres[1] - atoms.centres[0])[0]) == pytest.approx(4.0)
 
 
+def test_names_in_the_wrong_column_do_not_turn_carbon_into_calcium_nor_hydrogen_into_mercury(tmp_path):
+    """Simulation programs write names from the first column and leave the element out."""
+    lines = [
+        "ATOM      1 N    MET     1     -11.053  26.680  12.742  1.00 84.71      4AKE",
+        "ATOM      2 CA   MET     1     -10.097  25.954  13.632  1.00 76.22      4AKE",
+        "ATOM      3 HG1  MET     1      -9.303  26.646  13.886  1.00  0.00      4AKE",
+        "ATOM      4 SD   MET     1     -12.097  25.954  13.632  1.00 76.22      4AKE",
+        "ATOM      5 N    GLY     2      -9.053  27.680  12.742  1.00 84.71      4AKE",
+        "ATOM      6 CA   GLY     2      -8.097  25.954  15.632  1.00 76.22      4AKE",
+    ]
+    (tmp_path / "model.pdb").write_text("\n".join([*lines, "END", ""]))
+    assert read_atoms(tmp_path / "model.pdb", 3.0).amplitudes.tolist() == [7, 6, 16, 7, 6]
+
+
+def test_the_same_protein_from_four_programs_weighs_the_same(data_folder):
+    folder = data_folder / "models" / "adenylate_kinase"
+    names = ("adk_open.pdb.gz", "adk_closed.pdb.gz", "4akeA_alg_fixed.pdb.gz", "pdb1ake.pdb")
+    weights = [float(read_atoms(folder / name, 3.0).amplitudes.sum()) for name in names]
+    assert max(weights) / min(weights) < 1.01
+
+
 def test_a_zipped_model_reads_the_same(tmp_path):
     (tmp_path / "model.pdb").write_text(PDB)
     (tmp_path / "model.pdb.gz").write_bytes(gzip.compress(PDB.encode()))

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +17,12 @@ from frazil.physics.density import Density, Gaussians, Voxels
 from frazil.physics.grid import Grid
 from frazil.simulate.molecules import Molecule
 
+if TYPE_CHECKING:
+    import gemmi
+
 # molmap's width of an atom at a given resolution: the transform falls to 1/e at that spacing
 SIGMA_PER_RESOLUTION = 0.225
+_POLYMER_ELEMENTS = frozenset({"H", "D", "C", "N", "O", "S", "P", "Se"})
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,10 @@ def read_atoms(path: Path, resolution: float) -> Gaussians:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"not a readable atomic model ({str(error).splitlines()[0]})", where=path, remedy="give a PDB or mmCIF file"
+            f"not a readable atomic model ({str(error).splitlines()[0]})", where=path, remedy="give a PDB or mmCIF file, plain or .gz"
         ) from None
     structure.setup_entities()
+    _mend_elements(structure)
     structure.remove_hydrogens()
     structure.remove_waters()
     structure.remove_alternative_conformations()
@@ -158,6 +163,23 @@ def read_atoms(path: Path, resolution: float) -> Gaussians:
     centres = centres - (centres * weights[:, None]).sum(0) / weights.sum()
     sigma = torch.full_like(weights, SIGMA_PER_RESOLUTION * resolution)
     return Gaussians(centres.float(), weights.float(), sigma.float())
+
+
+def _mend_elements(structure: gemmi.Structure) -> None:
+    """Correct elements that were guessed from atom names which do not stand in their PDB columns.
+
+    Simulation programs leave the element out and write every name from the first column, so that the C-alpha of a protein
+    reads as calcium and a gamma hydrogen as mercury. Nothing in a polymer is either.
+    """
+    import gemmi
+
+    for chain in (chain for model in structure for chain in model):
+        for residue in chain:
+            if residue.entity_type != gemmi.EntityType.Polymer:
+                continue
+            for atom in residue:
+                if atom.element.name not in _POLYMER_ELEMENTS:
+                    atom.element = gemmi.Element(atom.name.lstrip("0123456789'")[:1])
 
 
 def even_box(diameter: float, pixel_size: float) -> int:
