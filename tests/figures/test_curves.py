@@ -52,10 +52,21 @@ def test_learning_curve_draws_the_loss_first_and_skips_what_is_no_number() -> No
 
 
 def test_learning_curve_of_nothing_says_so() -> None:
-    with pytest.raises(ValueError, match="no record holds a number"):
+    with pytest.raises(ValueError, match="no number was recorded twice"):
         curves.learning_curve([{"epoch": 1, "note": "x"}])
 
 
 def test_bars_keep_names_and_heights() -> None:
     spec, _ = curves.bars({"0": 3, "1": 5}, "states")
     assert spec["values"] == [3, 5] and spec["names"] == ["0", "1"]
+
+
+def test_guinier_stops_where_a_filter_has_removed_everything() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.fft.rfftn(torch.randn(32, 32, 32, generator=generator))
+    frequency = torch.fft.fftfreq(32)
+    radius = (frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + torch.fft.rfftfreq(32) ** 2).sqrt()
+    volume = torch.fft.irfftn(spectrum * (radius < 9.5 / 32), s=(32,) * 3)
+    spec, _ = curves.guinier({"filtered": volume}, 1.0)
+    assert 8 <= len(spec["series"][0]["x"]) <= 10
+    assert abs(spec["series"][0]["b_factor"]) < 20

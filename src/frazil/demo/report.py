@@ -46,7 +46,9 @@ def hinge_report(
         latent_section(truth, folders["analyze"]),
         images_section(folders["simulate"], folders["consensus"]),
         Section("Scores against the truth", "Everything `frazil evaluate` measures.", tables=[score_table(scores)]),
-        Section("Commands", "Each step is a command of its own:\n\n" + "\n".join(f"    {command}" for command in commands)),
+        Section(
+            "Commands", "Each step is a command of its own:\n\n" + "\n".join(f"    {command}" for command in commands)
+        ),
     ]
     write_report(job, "A hinge, simulated and found again", sections, key_figures(scores))
 
@@ -169,4 +171,5 @@ def real_report(job: Job, made: Path, reference: Path | None, scores: dict[str, 
         sections.append(Section("Against the published map", tables=[score_table(scores)]))
     sections.append(Section("Commands", "\n".join(f"    {command}" for command in commands)))
     write_report(job, "Apoferritin", sections)
-    return f"{spec['series'][0]['resolution']['0.143']} Å between half-maps (FSC 0.143, unmasked)"
+    found = spec["series"][0]["resolution"]["0.143"]
+    return "FSC 0.143 not reached" if found is None else f"{found:.2f} Å between half-maps (FSC 0.143, unmasked)"

@@ -72,7 +72,7 @@ def run_real(config: Config, job: Job, data: Path) -> None:
     steps = Steps(config, job, 3, [])
     seed = str(config.seed)
     made = steps.run("reconstruct", "reconstruct", str(particles), "--symmetry", "O", "--seed", seed)
-    steps.run("analyze", "analyze", str(made), "--seed", seed)
+    analysis = steps.run("analyze", "analyze", str(made), "--seed", seed)
     scores: dict[str, Any] = {}
     reference = particles.with_name("map.mrc")
     if reference.exists():
@@ -82,7 +82,7 @@ def run_real(config: Config, job: Job, data: Path) -> None:
 
     good = real_report(job, made, reference if reference.exists() else None, scores, steps.said)
     job.log("")
-    job.made(job.folder / "report.html", good, f"chimerax {made / 'open.cxc'}    # {_minutes(began)} in all")
+    job.made(job.folder / "report.html", good, f"chimerax {analysis / 'open.cxc'}    # {_minutes(began)} in all")
 
 
 def shown_rows(truth: Truth) -> list[int]:

@@ -14,6 +14,7 @@ from frazil.numerics.shells import first_shell_below, shell_power
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 
 # what says where a record of metrics belongs, and is no metric itself
@@ -39,7 +40,7 @@ def fsc(
         thresholds: correlations at which lines are drawn and crossings read. 0.143 is the usual criterion between two
             half-maps (Rosenthal and Henderson 2003), 0.5 the usual one between a map and a reference.
     """
-    figure = new_figure(6.4, 3.8)
+    figure = new_figure(6.4, 3.6 + 0.22 * len(correlations))
     axes = figure.add_subplot()
     extent = box_size * pixel_size
     series = []
@@ -49,7 +50,8 @@ def fsc(
         read = ", ".join(f"{found[f'{t:g}']:.2f} Å at {t:g}" for t in thresholds if found[f"{t:g}"] is not None)
         colour = COLOURS[i % len(COLOURS)]
         frequency = np.arange(len(curve)) / extent
-        axes.plot(frequency, curve, color=colour, label=f"{name}: {read}" if read else name)
+        # shell 0 is the mean of the map: it says nothing and may have either sign
+        axes.plot(frequency[1:], curve[1:], color=colour, label=f"{name}: {read}" if read else name)
         for t in thresholds:
             crossing = found[f"{t:g}"]
             if crossing is not None:
@@ -72,7 +74,7 @@ def fsc(
     _resolution_axis(axes, pixel_size)
     axes.set_title(title)
     if correlations:
-        axes.legend(loc="lower left")
+        figure.legend(loc="outside lower left")
     return {
         "kind": "fsc",
         "title": title,
@@ -155,6 +157,8 @@ def guinier(
         shell = torch.arange(1, len(power), dtype=torch.float64)
         squared = (shell / (values.shape[-1] * pixel_size)) ** 2
         amplitude = 0.5 * torch.log(power[1:].clamp(min=float(power.max()) * 1e-24))
+        shown = slice(0, _before_cliff(amplitude))
+        squared, amplitude = squared[shown], amplitude[shown]
         keep = squared > 1 / fit_from**2
         b_factor = None
         colour = COLOURS[i % len(COLOURS)]
@@ -173,6 +177,12 @@ def guinier(
     return {"kind": "guinier", "title": title, "pixel_size": float(pixel_size), "series": series}, figure
 
 
+def _before_cliff(amplitude: Tensor) -> int:
+    """How many shells come before a filter has removed everything: where ln amplitude falls by 4 at once."""
+    falls = torch.nonzero(amplitude[1:] - amplitude[:-1] < -4).ravel()
+    return int(falls[0]) + 1 if len(falls) else len(amplitude)
+
+
 @styled
 def learning_curve(
     records: Sequence[Mapping[str, object]],
@@ -186,11 +196,12 @@ def learning_curve(
     Args:
         records: rows of metrics.jsonl; values that are not numbers are left out.
         title: heading of the figure.
-        names: the quantities to draw; None draws every numeric one, at most six, "loss" first.
+        names: the quantities to draw; None draws all that were recorded more than once, at most six,
+            "loss" first.
         axis: the quantity on the horizontal axis; None takes "epoch", else "step", else the row number.
 
     Raises:
-        ValueError: no record holds a number to draw.
+        ValueError: no number was recorded twice.
     """
     columns: dict[str, list[tuple[float, float]]] = {}
     across = axis or next((name for name in ("epoch", "step") if any(name in record for record in records)), "row")
@@ -204,9 +215,9 @@ def learning_curve(
             if np.isfinite(value):
                 columns.setdefault(name, []).append((float(place), float(value)))
     wanted = sorted(columns, key=lambda name: (name != "loss", "loss" not in name)) if names is None else names
-    drawn = [name for name in wanted if name in columns][:6]
+    drawn = [name for name in wanted if len(columns.get(name, [])) > 1][:6]
     if not drawn:
-        raise ValueError("no record holds a number to draw")
+        raise ValueError("no number was recorded twice: there is no curve to draw")
     across_count = min(len(drawn), 3)
     rows = -(-len(drawn) // across_count)
     figure = new_figure(max(6.4, 3.1 * across_count), 2.5 * rows + 0.4)

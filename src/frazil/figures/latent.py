@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # a spec keeps at most this many points of a cloud (evenly through the rows); the densities drawn use them all
 POINTS_IN_SPEC = 20_000
+# more points than this hide one another and are drawn as a density
+MOST_DOTS = 5_000
 
 
 @styled
@@ -142,7 +144,10 @@ def against_truth(
     x, y = as_array(truth).astype(np.float64).ravel(), as_array(found).astype(np.float64).ravel()
     figure = new_figure(5.4, 4.2)
     axes = figure.add_subplot()
-    _hexagons(axes, figure, np.column_stack([x, y]))
+    if len(x) > MOST_DOTS:
+        _hexagons(axes, figure, np.column_stack([x, y]))
+    else:
+        axes.scatter(x, y, s=7, color=COLOURS[0], alpha=0.45, linewidths=0)
     if note:
         axes.text(0.02, 0.97, note, transform=axes.transAxes, va="top", fontsize=9.5, color=INK)
     axes.set_xlabel(labels[0])
@@ -194,10 +199,20 @@ def _bins(values: np.ndarray) -> int:
 
 
 def _hexagons(axes: Axes, figure: Figure, points: np.ndarray) -> None:
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogFormatter
+
     bins = int(np.clip(1.3 * len(points) ** 0.5, 14, 70))
-    drawn = axes.hexbin(points[:, 0], points[:, 1], gridsize=bins, bins="log", mincnt=1, cmap=DENSITY, linewidths=0.1)
+    drawn = axes.hexbin(points[:, 0], points[:, 1], gridsize=bins, mincnt=1, cmap=DENSITY, linewidths=0.1)
+    counts = drawn.get_array()
+    most = 1.0 if counts is None or not len(counts) else float(counts.max())
+    logarithmic = most > 20
+    # the palest colour of the map would vanish on white
+    drawn.set_norm(LogNorm(0.6, most)) if logarithmic else drawn.set_clim(-0.15 * most, most)
     axes.grid(False)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02, format=LogFormatter() if logarithmic else None)
+    bar.ax.set_ylim(1 if logarithmic else 0, most)
+    bar.minorticks_off()
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label("particles per cell", fontsize=8.5)
     bar.ax.tick_params(labelsize=7.5)
