@@ -67,7 +67,7 @@ def test_encoding_is_sine_and_cosine_of_the_dot_product() -> None:
     network = small_network()
     k = torch.tensor([[0.1, -0.2, 0.05]], dtype=torch.float64)
     angle = (network.frequencies * k).sum(-1)
-    assert torch.allclose(network.encode(k)[0], torch.cat((angle.sin(), angle.cos())))
+    assert torch.allclose(network.encode(k, torch.float64)[0], torch.cat((angle.sin(), angle.cos())))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

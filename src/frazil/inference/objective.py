@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
@@ -19,9 +20,8 @@ def squared_error(
     ``sum_k w_k |P_k - Y_k|^2 / sum_k w_k``; with w = 2 on a half-plane (0 at the origin, to leave it out) it equals the
     mean squared difference of the Hartley transforms in the circle.
     """
-    difference = predicted - observed
-    squared = difference.real.square() + difference.imag.square()
-    return squared @ weight / weight.sum()
+    squared = torch.view_as_real(predicted - observed).square().sum(-1)
+    return squared @ (weight / weight.sum())
 
 
 @final

@@ -31,7 +31,11 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, error_of: ErrorOf, images_at_once: int, split: int, *tensors: Tensor) -> Tensor:
         wanted = [place for place, tensor in enumerate(tensors) if ctx.needs_input_grad[OTHER_ARGUMENTS + place]]
-        totals = [torch.zeros_like(tensors[place]) for place in wanted]
+        # many half precision gradients are added up in single precision
+        totals = [
+            torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32))
+            for t in map(tensors.__getitem__, wanted)
+        ]
         count = tensors[0].shape[0]
         mean = tensors[0].new_zeros(())
         for first in range(0, count, images_at_once):
@@ -43,16 +47,16 @@ class _Streamed(torch.autograd.Function):
             if not wanted or not bool(error.isfinite()):
                 continue
             sources = [leaves[place] if place < split else tensors[place] for place in wanted]
-            for place, total, gradient in zip(wanted, totals, torch.autograd.grad(error, sources), strict=True):
-                part = total[rows] if place < split else total
+            parts = [total[rows] if place < split else total for place, total in zip(wanted, totals, strict=True)]
+            for part, gradient in zip(parts, torch.autograd.grad(error, sources), strict=True):
                 part += gradient
         ctx.save_for_backward(*totals)
-        ctx.wanted = wanted
+        ctx.wanted, ctx.dtypes = wanted, [tensor.dtype for tensor in tensors]
         return mean
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for place, total in zip(ctx.wanted, ctx.saved_tensors, strict=True):
-            result[OTHER_ARGUMENTS + place] = total * gradients[0]
+            result[OTHER_ARGUMENTS + place] = (total * gradients[0]).to(ctx.dtypes[place])
         return tuple(result)

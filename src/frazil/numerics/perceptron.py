@@ -7,6 +7,7 @@ function holds forward and backward pass, so that nothing is stored but one acti
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -33,63 +34,95 @@ class ResidualPerceptron(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.output = nn.Linear(width, outputs)
 
-    def before_output(
-        self, features: Float[Tensor, "groups points features"], context: Float[Tensor, "groups context"]
-    ) -> Float[Tensor, "groups points width"]:
-        """The last hidden layer, in which the network is linear. In the precision of its weights."""
-        h = torch.relu(features @ self.entry.weight[:, : self.features].mT + self._entry_bias(context)[:, None])
-        for layer in self.hidden:
-            h = torch.relu(h + layer(h))
-        return h
+    def weights(self, precision: torch.dtype | None = None) -> PerceptronWeights:
+        """The weights of every point, cast once so that many pieces of a batch can share them.
+
+        Args:
+            precision: of the matrix products, such as `torch.bfloat16`; None for that of the parameters.
+        """
+        matrices = [self.entry.weight[:, : self.features], self.output.weight]
+        matrices += [layer.weight for layer in self.hidden]
+        entry, output, *hidden = matrices if precision is None else [matrix.to(precision) for matrix in matrices]
+        return PerceptronWeights(entry, output, self.output.bias, hidden, [layer.bias for layer in self.hidden])
+
+    def entry_bias(self, context: Float[Tensor, "groups context"]) -> Float[Tensor, "groups width"]:
+        """What a group's context and the bias add to the first layer of all its points."""
+        return context @ self.entry.weight[:, self.features :].mT + self.entry.bias
 
     def forward(
-        self,
-        features: Float[Tensor, "groups points features"],
-        context: Float[Tensor, "groups context"],
-        precision: torch.dtype | None = None,
+        self, features: Float[Tensor, "groups points features"], context: Float[Tensor, "groups context"]
+    ) -> Float[Tensor, "groups points outputs"]:
+        """The network at every point, in the precision of its weights."""
+        return self.weights()(features, self.entry_bias(context))
+
+
+@final
+@dataclass(frozen=True)
+class PerceptronWeights:
+    """The weights of a `ResidualPerceptron` that all points share.
+
+    Attributes:
+        entry: first layer without the columns of the context. output, output_bias: last layer.
+        hidden, hidden_biases: residual layers.
+    """
+
+    entry: Float[Tensor, "width features"]
+    output: Float[Tensor, "outputs width"]
+    output_bias: Float[Tensor, " outputs"]
+    hidden: list[Tensor]
+    hidden_biases: list[Tensor]
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the matrix products; the features have to be given in it."""
+        return self.entry.dtype
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order of the fields."""
+        return [self.entry, self.output, self.output_bias, *self.hidden, *self.hidden_biases]
+
+    def before_output(
+        self, features: Float[Tensor, "groups points features"], bias: Float[Tensor, "groups width"]
+    ) -> Float[Tensor, "groups points width"]:
+        """The last hidden layer, in which the network is linear."""
+        h = torch.relu(features @ self.entry.mT + bias[:, None])
+        for weight, shift in zip(self.hidden, self.hidden_biases, strict=True):
+            h = torch.relu(h + nn.functional.linear(h, weight, shift))
+        return h
+
+    def __call__(
+        self, features: Float[Tensor, "groups points features"], bias: Float[Tensor, "groups width"]
     ) -> Float[Tensor, "groups points outputs"]:
         """The network at every point.
 
         Args:
-            precision: `torch.bfloat16` to multiply in half precision; None for the precision of the weights.
+            bias: of the first layer, see `ResidualPerceptron.entry_bias`.
         """
-        if precision is None or precision == self.output.weight.dtype:
-            return self.output(self.before_output(features, context))
-        layers = [parameter for layer in self.hidden for parameter in (layer.weight, layer.bias)]
-        return _HalfPrecisionPass.apply(
-            features.to(precision),
-            self._entry_bias(context),
-            self.entry.weight[:, : self.features],
-            self.output.weight,
-            self.output.bias,
-            *layers,
-        )
-
-    def _entry_bias(self, context: Tensor) -> Tensor:
-        return context @ self.entry.weight[:, self.features :].mT + self.entry.bias
+        if self.precision == self.output_bias.dtype:
+            return nn.functional.linear(self.before_output(features, bias), self.output, self.output_bias)
+        return _HalfPrecisionPass.apply(features, bias, *self.tensors())
 
 
 class _HalfPrecisionPass(torch.autograd.Function):
-    """The network of `ResidualPerceptron` with matrix products in the dtype of the features."""
+    """The network of `PerceptronWeights` with matrix products in the dtype of the features."""
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, bias: Tensor, entry: Tensor, output: Tensor, output_bias: Tensor, *layers: Tensor
+        ctx: Any, features: Tensor, bias: Tensor, entry: Tensor, output: Tensor, output_bias: Tensor, *rest: Tensor
     ) -> Tensor:
         low = features.dtype
         groups, points, _ = features.shape
         flat = features.reshape(groups * points, -1)
-        entry, output = entry.to(low), output.to(low)
-        weights = [weight.to(low) for weight in layers[::2]]
+        weights, shifts = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         h = bias.to(low)[:, None].expand(groups, points, -1).reshape(groups * points, -1).contiguous()
         h.addmm_(flat, entry.mT).relu_()
         activations = [h]
-        for weight, shift in zip(weights, layers[1::2], strict=True):
+        for weight, shift in zip(weights, shifts, strict=True):
             # the residual and the bias are what the product is added to
             h = torch.add(h, shift.to(low)).addmm_(h, weight.mT).relu_()
             activations.append(h)
         ctx.save_for_backward(flat, entry, output, *weights, *activations)
-        ctx.groups = groups
+        ctx.groups, ctx.full = groups, bias.dtype
         return (h @ output.mT).to(output_bias.dtype).add_(output_bias).view(groups, points, -1)
 
     @staticmethod
@@ -97,23 +130,24 @@ class _HalfPrecisionPass(torch.autograd.Function):
         flat, entry, output, *rest = ctx.saved_tensors
         count = (len(rest) - 1) // 2
         weights, activations = rest[:count], rest[count:]
-        full, low = gradients[0].dtype, flat.dtype
         slope = gradients[0].reshape(flat.shape[0], -1)
-        low_slope = slope.to(low)
-        of_output = (low_slope.mT @ activations[-1]).to(full)
-        of_layers: list[Tensor] = []
-        # grad: gradient of the layer's output, masked in place of the relu it went through
+        low_slope = slope.to(flat.dtype)
+        of_weights: list[Tensor] = []
+        of_shifts: list[Tensor] = []
+        # gradient of what each layer returns, then of what goes into its relu
         grad = low_slope @ output
         for layer in range(count - 1, -1, -1):
             grad = torch.ops.aten.threshold_backward(grad, activations[layer + 1], 0)
-            of_layers = [(grad.mT @ activations[layer]).to(full), _column_sum(grad, full), *of_layers]
+            of_weights.insert(0, grad.mT @ activations[layer])
+            of_shifts.insert(0, grad.sum(0, dtype=ctx.full))
             grad = torch.addmm(grad, grad, weights[layer])
         grad = torch.ops.aten.threshold_backward(grad, activations[0], 0)
-        of_entry = (grad.mT @ flat).to(full)
-        of_bias = grad.view(ctx.groups, -1, grad.shape[1]).sum(1, dtype=full)
-        of_features = (grad @ entry).view(ctx.groups, -1, flat.shape[1]) if ctx.needs_input_grad[0] else None
-        return (of_features, of_bias, of_entry, of_output, slope.sum(0), *of_layers)
-
-
-def _column_sum(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    return matrix.sum(0, dtype=dtype)
+        return (
+            (grad @ entry).view(ctx.groups, -1, flat.shape[1]) if ctx.needs_input_grad[0] else None,
+            grad.view(ctx.groups, -1, grad.shape[1]).sum(1, dtype=ctx.full),
+            grad.mT @ flat,
+            low_slope.mT @ activations[-1],
+            slope.sum(0),
+            *of_weights,
+            *of_shifts,
+        )

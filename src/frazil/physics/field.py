@@ -8,7 +8,7 @@ A projection is the network on a central slice, so no image or volume is ever in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final, get_args
 
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from frazil.numerics.fourier import HalfPlane, integer_frequencies, spectrum_to_volume
-from frazil.numerics.perceptron import ResidualPerceptron
+from frazil.numerics.perceptron import PerceptronWeights, ResidualPerceptron
 from frazil.physics.density import Density
 from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
@@ -25,7 +25,6 @@ from frazil.physics.pose import Pose
 Encoding = Literal["gaussian", "geom_ft", "geom_full", "geom_lowf", "geom_nohighf", "linear_lowf", "none"]
 Domain = Literal["fourier", "hartley"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
-Network = Callable[[Tensor], Tensor]
 
 # frequencies handed to the network at once when a volume is decoded: bounds memory to a few tens of MB
 POINTS_AT_ONCE = 32768
@@ -90,11 +89,10 @@ def slice_points(
 def half_space_sign(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
     """-1 where a frequency lies in the half of space that is left to Hermitian symmetry, +1 elsewhere.
 
-    The half is z > 0, on its border y > 0, and on the border of that x > 0.
+    The border is a plane so close to z = 0 that on a lattice z decides, where it is 0 y, and where both are 0 x.
     """
-    x, y, z = points.detach().unbind(-1)
-    left = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
-    return (1 - 2 * left.to(points.dtype))[..., None]
+    normal = points.new_tensor((1e-6, 1e-3, 1.0))
+    return torch.where((points.detach() @ normal) > 0, -1.0, 1.0).to(points.dtype)[..., None]
 
 
 @final
@@ -150,15 +148,14 @@ class FieldNetwork(nn.Module):
         """The density of one conformation, or of one conformation per pose."""
         return Field(self, latent)
 
-    def encode(self, points: Float[Tensor, "*batch 3"], dtype: torch.dtype | None = None) -> Float[Tensor, "*batch f"]:
+    def encode(self, points: Float[Tensor, "*batch 3"], dtype: torch.dtype) -> Float[Tensor, "*batch f"]:
         """Positional encoding of frequencies, cast to ``dtype``."""
         if self.frequencies.shape[0] == 0:
-            return points.to(dtype) if dtype else points
+            return points.to(dtype)
         angle = points @ self.frequencies.mT.to(points.dtype)
-        if dtype is None or torch.is_grad_enabled() and angle.requires_grad:
-            encoded = torch.cat((angle.sin(), angle.cos()), dim=-1)
-            return encoded.to(dtype) if dtype else encoded
-        # written straight into the low precision result: one pass over memory less
+        if angle.requires_grad:
+            return torch.cat((angle.sin(), angle.cos()), dim=-1).to(dtype)
+        # written straight into the result: one pass over memory less
         count = angle.shape[-1]
         encoded = torch.empty(*angle.shape[:-1], 2 * count, dtype=dtype, device=angle.device)
         encoded[..., :count].copy_(angle.sin())
@@ -166,26 +163,25 @@ class FieldNetwork(nn.Module):
         return encoded
 
     def forward(
-        self,
-        latent: Float[Tensor, "groups latent"],
-        points: Float[Tensor, "groups points 3"],
-        precision: torch.dtype | None = None,
+        self, latent: Float[Tensor, "groups latent"], points: Float[Tensor, "groups points 3"]
     ) -> Float[Tensor, "groups points 2"]:
-        """Real and imaginary part of the transform at frequencies (cycles per pixel), before the amplitude.
+        """Real and imaginary part of the transform at frequencies (cycles per pixel), before the amplitude."""
+        return self.transform(points, self.perceptron.weights(), self.perceptron.entry_bias(latent))
 
-        Args:
-            precision: of the matrix products, see `ResidualPerceptron`.
-        """
-        return self.combine(points, lambda encoded: self.perceptron(encoded, latent, precision), precision)
+    def transform(
+        self, points: Float[Tensor, "groups points 3"], weights: PerceptronWeights, bias: Float[Tensor, "groups width"]
+    ) -> Float[Tensor, "groups points 2"]:
+        """The same from weights and first biases prepared by the perceptron, in the precision of the weights."""
+        return self.by_symmetry(points, lambda k: weights(self.encode(k, weights.precision), bias))
 
-    def combine(self, points: Tensor, network: Network, precision: torch.dtype | None = None) -> Tensor:
-        """Real and imaginary part from a network of encoded points, by the symmetry of the domain."""
+    def by_symmetry(self, points: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Real and imaginary part from a network of frequencies, by the symmetry of the domain."""
         if self.domain == "hartley":
-            here, there = network(self.encode(points, precision)), network(self.encode(-points, precision))
+            here, there = network(points), network(-points)
             return torch.cat((here + there, there - here), dim=-1) / 2
         sign = half_space_sign(points)
-        value = network(self.encode(points * sign, precision))
-        return torch.cat((value[..., :1], value[..., 1:] * sign), dim=-1)
+        value = network(points * sign)
+        return value * torch.cat((torch.ones_like(sign), sign), dim=-1)
 
 
 @final
@@ -252,12 +248,10 @@ class Field(Density):
 
     def _evaluate(self, latent: Tensor, points: Tensor) -> Tensor:
         network = self.network
-        if self.output is None:
-            return network(latent, points)
-        weight, bias = self.output[:, :-1], self.output[:, -1]
-        return network.combine(
-            points, lambda encoded: network.perceptron.before_output(encoded, latent) @ weight.mT + bias
-        )
+        weights, bias = network.perceptron.weights(), network.perceptron.entry_bias(latent)
+        if self.output is not None:
+            weights = replace(weights, output=self.output[:, :-1], output_bias=self.output[:, -1])
+        return network.transform(points, weights, bias)
 
     @property
     def _limit(self) -> float:

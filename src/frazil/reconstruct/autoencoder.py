@@ -111,13 +111,7 @@ class Autoencoder(Task):
         moving = self.poses is not None and epoch >= self.config.pose_pretrain
         batch = self.batch(rows, moving=moving)
         posterior = self.encode(batch)
-        chosen = self._draw_coefficients()
-        error = streamed_mean_error(
-            lambda part, tensors: self._error(batch, part, chosen, *tensors),
-            (posterior.sample(), batch.rotation, batch.images),
-            list(self.field.parameters()),
-            self.images_at_once,
-        )
+        error = self._error(batch, posterior.sample())
         divergence = posterior.divergence().mean()
         beta = self.beta(epoch * len(self.images))
         price = latent_price(divergence, beta, float(self.weight.sum()), self.config.beta_control)
@@ -153,23 +147,23 @@ class Autoencoder(Task):
                 images = images * torch.where(transfer == 0, torch.ones_like(tilted), (tilted / transfer).conj())
         return Batch(rows, images, transfer, pose.rotation)
 
-    def _error(
-        self,
-        batch: Batch,
-        part: slice,
-        chosen: tuple[Tensor, Tensor] | None,
-        latent: Tensor,
-        rotation: Tensor,
-        images: Tensor,
-    ) -> Tensor:
-        points = slice_points(rotation, self.layout, 1 / self.images.grid.box_size)
-        transfer, weight = batch.transfer[part], self.weight
+    def _error(self, batch: Batch, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
+        """Mean squared error of the field's projections, image by image so that little is held at once."""
+        points = slice_points(batch.rotation, self.layout, 1 / self.images.grid.box_size)
+        transfer, images, weight = batch.transfer[..., None], batch.images, self.weight
+        chosen = self._draw_coefficients()
         if chosen is not None:
             index, weight = chosen
             points, transfer, images = points[:, index], transfer[:, index], images[:, index]
-        values = self.field(latent, points, self.precision)
-        predicted = torch.view_as_complex(values * transfer[..., None])
-        return squared_error(predicted, images, weight)
+        weights = self.field.perceptron.weights(self.precision)
+
+        def error_of(rows: slice, tensors: tuple[Tensor, ...]) -> Tensor:
+            bias, k, observed = tensors
+            values = self.field.transform(k, weights, bias) * transfer[rows]
+            return squared_error(torch.view_as_complex(values), observed, weight)
+
+        per_image = (self.field.perceptron.entry_bias(latent), points, images)
+        return streamed_mean_error(error_of, per_image, weights.tensors(), self.images_at_once)
 
     def _draw_coefficients(self) -> tuple[Tensor, Tensor] | None:
         """Which coefficients this step looks at, and weights that keep the expected loss what it is."""
