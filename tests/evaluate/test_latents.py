@@ -82,3 +82,12 @@ def test_figures_fit_the_kind_of_truth(coordinate):
     ring = np.stack([np.cos(2 * np.pi * coordinate), np.sin(2 * np.pi * coordinate)], axis=1)
     assert latents.latent_figures(ring, coordinate[:, None], state, (True,))["circular_correlation"] > 0.99
     assert latents.latent_figures(ring, None, state) == {}
+
+
+def test_a_latent_that_knows_the_defocus_is_found_out(coordinate):
+    generator = np.random.default_rng(11)
+    defocus = np.stack([1e4 + 1e4 * generator.random(600)] * 2, axis=1)
+    pose = generator.normal(size=(600, 9))
+    figures = latents.leakage_figures(defocus[:, :1] / 1e4, {"defocus": defocus, "pose": pose})
+    assert figures["imbalance_latent_to_defocus"] < 0.02
+    assert figures["imbalance_latent_to_pose"] == pytest.approx(1, abs=0.1)

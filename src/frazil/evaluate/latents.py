@@ -194,3 +194,16 @@ def _unrolled(column: np.ndarray, wraps: bool) -> np.ndarray:
     if not wraps:
         return column[:, None]
     return np.stack([np.cos(2 * np.pi * column), np.sin(2 * np.pi * column)], axis=1)
+
+
+def leakage_figures(latent: Latent, nuisances: dict[str, Latent]) -> dict[str, float]:
+    """Information imbalance from z to what z must not know (pose, defocus): 1 when nothing leaked, 0 when z predicts it."""
+    return {
+        f"imbalance_latent_to_{name}": information_imbalance(latent, _standardised(values))
+        for name, values in nuisances.items()
+    }
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    deviation = values.std(axis=0)
+    return (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1)

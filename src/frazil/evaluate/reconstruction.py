@@ -16,7 +16,7 @@ from frazil.data.stack import read_particles
 from frazil.data.truth import Truth
 from frazil.errors import InputError
 from frazil.evaluate.fsc import area_under, benchmark_curve, perfect_area
-from frazil.evaluate.latents import latent_figures
+from frazil.evaluate.latents import latent_figures, leakage_figures
 from frazil.evaluate.maps import areas_and_resolutions, difference_map_correlations, family_mask, spread
 from frazil.evaluate.poses import align_rotations, pose_figures, shift_residuals
 from frazil.evaluate.verb import map_figures, mean_volume, read_like, true_volumes
@@ -91,6 +91,7 @@ def evaluate_reconstruction(
     if latent is not None:
         circular = tuple(truth.facts.get("circular", ()))
         figures["latent"] = latent_figures(latent, truth.latent, truth.state, circular)
+        figures["latent"] |= leakage_figures(latent, nuisances_of(truth))
         if (outputs / "ensemble.json").exists():
             decoder = Decoder(load_ensemble(outputs), grid, frame)
             figures |= evaluate_ensemble(decoder, latent, truth, volumes, mask, images)
@@ -152,6 +153,18 @@ def read_latent(outputs: Path, truth: Truth) -> np.ndarray | None:
     if not np.isfinite(latent).all():
         raise InputError(f"row {int(np.argmin(np.isfinite(latent).all(1))) + 1} is not a number", where=path)
     return latent
+
+
+def nuisances_of(truth: Truth) -> dict[str, np.ndarray]:
+    """What a latent must not know: the pose and, where the simulation had a CTF, the defocus."""
+    known = {"pose": truth.rotation.reshape(truth.count, 9)}
+    path = truth_folder(truth) / "defocus.npy"
+    return known | ({"defocus": np.load(path, allow_pickle=False)} if path.exists() else {})
+
+
+def truth_folder(truth: Truth) -> Path:
+    """The folder that holds the truth."""
+    return truth.volumes[0].parent.parent
 
 
 @dataclass(frozen=True)
@@ -216,7 +229,7 @@ class TrueMaps:
 
     def __init__(self, truth: Truth, volumes: Tensor, grid: Grid) -> None:
         self._truth, self._volumes, self._grid = truth, volumes, grid
-        folder = truth.volumes[0].parent.parent
+        folder = truth_folder(truth)
         self._molecule = load_ensemble(folder) if (folder / "ensemble.json").exists() else None
 
     @property

@@ -143,7 +143,9 @@ def read_atoms(path: Path, resolution: float) -> Gaussians:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"not a readable atomic model ({str(error).splitlines()[0]})", where=path, remedy="give a PDB or mmCIF file, plain or .gz"
+            f"not a readable atomic model ({str(error).splitlines()[0]})",
+            where=path,
+            remedy="give a PDB or mmCIF file, plain or .gz",
         ) from None
     structure.setup_entities()
     _mend_elements(structure)
