@@ -46,7 +46,7 @@ def run(config: Config, job: Any) -> Any:
         raise ZeroDivisionError("division\nby zero")
     (job.outputs / "made.txt").write_text("made")
     job.made(job.outputs / "made.txt", "good enough", "frazil next")
-    return {"score": 1.5} if config.action == "figures" else None
+    return {"score": 1.5, "none": [float("nan")]} if config.action == "figures" else None
 
 
 @pytest.fixture
@@ -91,7 +91,8 @@ def test_help_names_every_verb(run_frazil: Any) -> None:
     said = run_frazil("--help")
     assert said.code == 0
     assert all(f"  {verb.name} " in said.stdout for verb in VERBS)
-    assert run_frazil().stdout == said.stdout
+    assert run_frazil().stdout == run_frazil("help").stdout == said.stdout
+    assert run_frazil("help", "decode").stdout == run_frazil("decode", "--help").stdout
 
 
 def test_help_of_a_verb_has_its_manual_its_flags_and_their_defaults(toy: Path, run_frazil: Any) -> None:
@@ -270,7 +271,7 @@ def test_json_stands_alone_on_standard_output_and_is_told_again(toy: Path, run_f
     command = ("toy", "a.star", "--action", "figures", "--json")
     for _ in range(2):
         said = run_frazil(*command)
-        assert json.loads(said.stdout) == {"score": 1.5}
+        assert json.loads(said.stdout) == {"score": 1.5, "none": [None]}
         assert "toy/J001" in said.stderr
 
 

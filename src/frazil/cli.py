@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
+    if argv[:1] == ["help"] and len(argv) > 1:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(front_page())
         return 0
@@ -227,7 +229,9 @@ def _print_result(result: Any) -> None:
     """Prints what a verb returned: text as it is, anything else as JSON."""
     if result is None:
         return
-    text = result if isinstance(result, str) else json.dumps(result, indent=2, allow_nan=False)
+    from frazil.engine.files import without_nan
+
+    text = result if isinstance(result, str) else json.dumps(without_nan(result), indent=2)
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
 

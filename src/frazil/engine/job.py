@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from frazil.config import JobConfig
-from frazil.engine.files import write_json
+from frazil.engine.files import without_nan, write_json
 from frazil.engine.folder import Claim, claim_folder, discard_if_worthless
 from frazil.engine.identity import describe_inputs, job_digest, write_job_toml
 from frazil.engine.machine import available_memory, check_memory, choose_device
@@ -93,7 +93,7 @@ class Job:
     def result(self, value: Any) -> None:
         """Keeps what the verb returned (text, or anything that JSON can hold), so that it can be told again."""
         if value is not None:
-            self._state["result"] = value
+            self._state["result"] = without_nan(value)
 
     def finish(self, state: str = "finished", message: str = "") -> None:
         """Ends the job and lets go of its folder."""

@@ -139,14 +139,16 @@ def _table(table: list[Sequence[object]]) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return value is None or (hasattr(value, "__float__") and not isinstance(value, (str, bool)))
+    if isinstance(value, str):
+        return bool(re.fullmatch(r"[-+]?[\d.,]+ ?[%°Å]?", value))
+    return value is None or (hasattr(value, "__float__") and not isinstance(value, bool))
 
 
 def cell_text(value: object) -> str:
     """A value as a report shows it: numbers with four digits, whole ones with thousands set apart, nothing for none."""
     if value is None:
         return "-"
-    if isinstance(value, bool) or not _is_number(value):
+    if isinstance(value, (bool, str)) or not _is_number(value):
         return str(value)
     number = float(value)  # type: ignore[arg-type]
     if isinstance(value, int) or (hasattr(value, "dtype") and number.is_integer()):
