@@ -18,7 +18,7 @@ from frazil.engine.files import atomic_write, write_json, write_text
 if TYPE_CHECKING:
     from frazil.engine.job import Job
 
-SCREEN_DOTS = 1.6  # dots of a figure (150 per inch) on one pixel of the page
+SCREEN_DOTS = 1.7  # dots of a figure (150 per inch) on one pixel of the page
 
 
 class Picture(Protocol):
