@@ -53,6 +53,14 @@ def test_cryodrgn_pickles_hold_the_same_poses_and_ctf(star: Path, tmp_path: Path
     assert translation[3, 0] == pytest.approx(3.75 / 40)
 
 
+def test_what_cryodrgn_has_no_room_for_is_said(star: Path, tmp_path: Path, run_frazil: Callable) -> None:
+    text = star.read_text().replace("_rlnImageSize #7", "_rlnImageSize #7\n_rlnBeamTiltX\n_rlnBeamTiltY")
+    star.write_text(text.replace("2.500000 16 2\n", "2.500000 16 0.1 0.0 2\n"))
+    done = run_frazil("export", star, "--to", "cryodrgn", "--out", tmp_path / "o")
+    assert done.code == 0
+    assert "cryoDRGN has no beam tilt" in done.stdout + done.stderr
+
+
 def test_numpy_arrays_have_frazils_units(star: Path, tmp_path: Path, run_frazil: Callable) -> None:
     assert run_frazil("export", star, "--to", "numpy", "--out", tmp_path / "o").code == 0
     arrays = np.load(tmp_path / "o/outputs/arrays.npz")

@@ -37,6 +37,13 @@ def test_particles_give_count_sampling_optics_and_poses(star: Path) -> None:
     assert found["warnings"] == []
 
 
+def test_what_scripts_ask_for_is_always_there(tmp_path: Path) -> None:
+    (tmp_path / "picks.star").write_text("data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 2\n")
+    found = inspected(tmp_path / "picks.star")
+    assert (found["count"], found["box_size"], found["optics_groups"], found["has_poses"]) == (1, None, [], False)
+    assert {"pixel_size", "defocus_range", "voltage", "warnings"} <= set(found)
+
+
 def test_the_text_for_people_has_units_and_warnings(star: Path) -> None:
     star.write_text(star.read_text().replace("15000.25", "1.5").replace("gone", "gone"))
     text = run(Config(file=star))

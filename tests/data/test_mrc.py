@@ -169,6 +169,25 @@ def test_images_read_in_any_order_with_repeats(tmp_path: Path, images: np.ndarra
     assert np.array_equal(stack.read([5]), images[[5]])
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("mode", "kind"), [(0, np.int8), (1, np.int16), (2, np.float32), (6, np.uint16), (12, np.float16)]
+)
+def test_a_stack_of_any_mode_and_byte_order_reads_image_by_image(
+    tmp_path: Path, mode: int, kind: type, order: str
+) -> None:
+    values = np.random.default_rng(2).integers(0, 100, (5, 6, 6)).astype(kind)
+    (tmp_path / "a.mrcs").write_bytes(raw_mrc(values, mode, order, w28=20140))
+    found = StackFile(tmp_path / "a.mrcs").read([1, 2, 4])
+    assert found.dtype == np.float32 and np.array_equal(found, values[[1, 2, 4]].astype(np.float32))
+
+
+def test_stacks_of_fourier_transforms_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mrcs").write_bytes(raw_mrc(np.zeros((2, 4, 4), np.complex64), 4))
+    with pytest.raises(InputError, match="this stack holds complex numbers"):
+        StackFile(tmp_path / "a.mrcs")
+
+
 def test_an_unknown_pixel_size_is_zero(tmp_path: Path, images: np.ndarray, write_mrc: Callable) -> None:
     assert read_header(write_mrc(tmp_path / "a.mrcs", images, 0.0)).pixel_size == (0, 0, 0)
 

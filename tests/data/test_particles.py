@@ -59,6 +59,18 @@ def test_images_from_interleaved_stacks_come_in_row_order(
     assert np.array_equal(read_particles(tmp_path / "p.star").images(slice(None)), images[[1, 3, 0, 5, 2]])
 
 
+def test_more_stacks_than_may_be_open_at_once_read_in_any_order(tmp_path: Path, write_mrc: Callable) -> None:
+    count = 150
+    for number in range(count):
+        write_mrc(tmp_path / f"{number}.mrcs", np.full((1, 4, 4), number, np.float32))
+    rows = "\n".join(f"1@{number}.mrcs" for number in range(count))
+    (tmp_path / "p.star").write_text(f"data_\nloop_\n_rlnImageName #1\n{rows}\n")
+    particles = read_particles(tmp_path / "p.star")
+    order = np.random.default_rng(0).permutation(count)
+    assert particles.images(order)[:, 0, 0].tolist() == order.tolist()
+    assert particles.images(order[::-1].copy())[:, 0, 0].tolist() == order[::-1].tolist()
+
+
 def test_nothing_is_read_until_it_is_asked_for(star: Path) -> None:
     particles = read_particles(star)
     (star.parent / "images.mrcs").write_bytes(b"")

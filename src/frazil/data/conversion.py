@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 def convert(config: Config, job: Job) -> None:
     """Read the particles, complete them from pickles, and write what is asked for."""
     particles = gathered(config)
-    for warning in particles.warnings:
-        job.log(f"note: {warning}")
+    for note in (*particles.warnings, *(losses_in_cryodrgn(particles) if config.to == "cryodrgn" else ())):
+        job.log(f"note: {note}")
     said = [f"{particles.count} particles"]
     said += [name for name, value in (("poses", particles.pose), ("CTF", particles.optics)) if value is not None]
     made = {
@@ -111,6 +112,18 @@ def export_cryodrgn(particles: Particles, folder: Path) -> Path:
         write_ctf(folder / "ctf.pkl", particles.optics, boxes, sizes)
         made.append(folder / "ctf.pkl")
     return made[0]
+
+
+def losses_in_cryodrgn(particles: Particles) -> Iterator[str]:
+    """What cryoDRGN has no room for, or takes otherwise than it is meant."""
+    grids = set(particles.grids)
+    if len(grids) > 1:
+        yield "cryoDRGN takes the box and pixel size of the first particle for all of them"
+    if any(grid.box_size % 2 for grid in grids):
+        yield "cryoDRGN takes even boxes only"
+    optics = particles.optics
+    if optics is not None and (optics.has_beam_tilt or bool((optics.b_factor != 0).any())):
+        yield "cryoDRGN has no beam tilt and no B factor: they are left out"
 
 
 def export_numpy(particles: Particles, folder: Path) -> Path:

@@ -25,8 +25,8 @@ class Description:
     warnings: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
-        """One flat object; no number in it is NaN or infinite."""
-        whole = {"file": str(self.path), "kind": self.kind, "format": self.format, **self.facts}
+        """One flat object, in which what scripts ask for most is always present; no number is NaN or infinite."""
+        whole = {"file": str(self.path), "kind": self.kind, "format": self.format, **_ALWAYS, **self.facts}
         return {**{name: _plain(value) for name, value in whole.items()}, "warnings": list(self.warnings)}
 
     def text(self) -> str:
@@ -40,6 +40,16 @@ class Description:
         return "\n".join(lines)
 
 
+# what does not apply to a file is null, false or empty
+_ALWAYS: dict[str, Any] = {
+    "count": None,
+    "box_size": None,
+    "pixel_size": None,
+    "optics_groups": [],
+    "has_poses": False,
+    "defocus_range": None,
+    "voltage": None,
+}
 _UNITS = {
     "pixel_size": " Å",
     "voltage": " kV",

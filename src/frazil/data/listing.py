@@ -15,6 +15,7 @@ from typing import final
 import numpy as np
 
 from frazil.data.mrc import StackFile
+from frazil.data.mrc_header import MrcHeader
 from frazil.data.table import Block, Table
 from frazil.errors import InputError
 from frazil.physics.optics import Optics
@@ -51,6 +52,7 @@ class ImageFiles:
             raise InputError("no such file or folder of images", where=self.images, remedy="check --images")
         self._base: Path | None = None
         self._paths: dict[int, Path | None] = {}
+        self._headers: dict[int, MrcHeader] = {}
         self._open: OrderedDict[int, StackFile] = OrderedDict()
 
     def find(self, number: int) -> Path | None:
@@ -70,9 +72,11 @@ class ImageFiles:
         """The stack, header read and checked."""
         stack = self._open.pop(number, None)
         if stack is None:
-            stack = StackFile(self.path(number))
+            stack = StackFile(self.path(number), self._headers.get(number))
+            self._headers[number] = stack.header
             if len(self._open) >= _OPEN_AT_ONCE:
-                self._open.popitem(last=False)[1].close()
+                # only let go of: it closes itself when nobody, in whatever thread, reads from it any more
+                self._open.popitem(last=False)
         self._open[number] = stack
         return stack
 

@@ -27,6 +27,7 @@ from frazil.engine.files import atomic_write
 from frazil.errors import InputError
 from frazil.physics.grid import Grid
 
+SMALLEST_BOX = 4
 _UNSTATED = (0.0, 1.0)  # header pixel sizes that nobody set on purpose
 
 
@@ -81,6 +82,8 @@ def read_volume(path: Path, pixel_size: float | None = None) -> tuple[Float[Tens
     if not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values)).sum())
         raise InputError(f"{bad} voxels are not numbers (NaN or infinite)", where=path, remedy="write the map again")
+    if values.shape[0] < SMALLEST_BOX:
+        raise InputError(f"a map of {values.shape[0]} voxels a side is too small", where=path, remedy="give a real map")
     return values, Grid(values.shape[0], size)
 
 
@@ -99,20 +102,20 @@ def write_volume(path: Path, values: Float[Tensor, "z y x"] | np.ndarray, pixel_
 
 @final
 class StackFile:
-    """An image stack on disk: nothing is read but the images asked for.
+    """An image stack on disk: nothing is read but the images asked for. `header` spares reading it when it is known.
 
     Attributes:
         header: what the file says of itself. count: images. box: (rows, columns).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, header: MrcHeader | None = None) -> None:
         self.path = Path(path)
         self._whole: np.ndarray | None = None
         self._descriptor: int | None = None
         if is_compressed(self.path):
             self._whole, self.header = read_array(self.path)
         else:
-            self.header = read_header(self.path).checked(self.path)
+            self.header = header or read_header(self.path).checked(self.path)
         if self.header.mode in (3, 4):
             raise InputError(
                 "this stack holds complex numbers",

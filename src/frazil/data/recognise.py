@@ -170,7 +170,8 @@ def _sampling(table: Table) -> dict[str, Any]:
             sizes = largest.numbers("rlnDetectorPixelSize") * 1e4 / largest.numbers("rlnMagnification")
             return {"pixel_size": round(float(np.median(sizes)), 5)}
         return {}
-    facts: dict[str, Any] = {"optics_groups": optics.count}
+    names = optics.text("rlnOpticsGroupName") if "rlnOpticsGroupName" in optics else [""] * optics.count
+    facts: dict[str, Any] = {"optics_groups": [{"name": name} for name in names]}
     for name, columns in (
         ("pixel_size", ("rlnImagePixelSize", "rlnMicrographPixelSize", "rlnTomoTiltSeriesPixelSize")),
         ("box_size", ("rlnImageSize",)),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from frazil.data.cs import list_particles_cs, read_cs
 from frazil.data.listing import Listing
+from frazil.data.mrc import SMALLEST_BOX
 from frazil.data.particle_star import write_new_particles_star, write_particles_star
 from frazil.data.relion import list_particles
 from frazil.data.star import read_star
@@ -303,6 +304,10 @@ def _grid(box_size: int, pixel_size: float, path: Path) -> Grid:
             "nothing states the box size: the table has no rlnImageSize and the images are not there",
             where=path,
             remedy="give the folder of the images with --images, or --box-size in pixels",
+        )
+    if box_size < SMALLEST_BOX:
+        raise InputError(
+            f"images of {box_size} pixels are too small", where=path, remedy=f"{SMALLEST_BOX} pixels are the least"
         )
     if pixel_size <= 0:
         raise InputError(
