@@ -99,7 +99,7 @@ class Job:
         """Ends the job and lets go of its folder."""
         self._state |= {"state": state, "ended": time.time()} | ({"message": message} if message else {})
         self._state.pop("progress", None)
-        self._write_status()
+        self._write_status(durable=True)
         self._metrics.close()
         self._claim.release()
 
@@ -131,8 +131,8 @@ class Job:
             self._state["progress"] = {"description": description, "done": done, "total": total}
             self._write_status()
 
-    def _write_status(self) -> None:
-        write_json(self.folder / "status.json", self._state | {"updated": time.time()})
+    def _write_status(self, *, durable: bool = False) -> None:
+        write_json(self.folder / "status.json", self._state | {"updated": time.time()}, durable=durable)
 
 
 def open_job(
