@@ -30,10 +30,10 @@ def fast_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     def flat(*_: object, size: int = 0, **__: object) -> np.ndarray:
         return np.ones((8, 8, 4))
 
-    from frazil.figures import maps, strips
+    from frazil.figures import film, maps, strips
 
-    monkeypatch.setattr(maps, "render_surface", flat)
-    monkeypatch.setattr(strips, "render_surface", flat)
+    for module in (film, maps, strips):
+        monkeypatch.setattr(module, "render_surface", flat)
 
 
 @pytest.mark.usefixtures("fast_pictures")
@@ -66,6 +66,7 @@ def test_states_maps_and_report_belong_together(ensemble_job: Path, straight, tm
     volumes = [read_volume(path)[0] for path in sorted((outputs / "volumes").glob("state_*.mrc"))]
     level = json.loads((out / "figures" / "state_surfaces.json").read_text())["level"]
     assert level == pytest.approx(float(np.median([raymarch.contour_level(volume) for volume in volumes])))
+    assert (out / "figures" / "motion_along_PC_1.gif").exists()
     script = (out / "open.cxc").read_text()
     assert "open outputs/volumes/state_002.mrc id 3" in script and "vseries true id 4" in script
     made, good, following = capsys.readouterr().out.splitlines()[-3:]

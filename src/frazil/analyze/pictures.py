@@ -9,7 +9,7 @@ import torch
 
 from frazil.analyze.conformations import Components, States
 from frazil.analyze.reconstruction import Reconstruction
-from frazil.figures import curves, latent, maps, poses, raymarch, strips, style
+from frazil.figures import curves, film, latent, maps, poses, raymarch, strips, style
 from frazil.figures.section import Section
 from frazil.numerics.shells import first_shell_below
 
@@ -148,6 +148,8 @@ def traversal_section(
         f"{share:.0%} of the latent variance; from the 5th to the 95th percentile of the particles.",
     )
     title = f"Maps along PC {number}"
+    if component == 0:
+        section.films["motion along PC 1"] = film.surface_film(volumes, level=level, view=view)
     section.figures[f"pc{number}_surfaces"] = strips.surface_strip(
         volumes, names, title, level=level, view=view, columns=5
     )

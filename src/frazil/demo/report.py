@@ -13,7 +13,7 @@ from frazil.data.mrc import read_volume
 from frazil.data.stack import read_particles
 from frazil.data.truth import Truth
 from frazil.engine.report import write_report
-from frazil.figures import curves, film, latent, maps, poses, raymarch, strips
+from frazil.figures import curves, latent, maps, poses, raymarch, strips
 from frazil.figures.section import Section
 from frazil.numerics.shells import shell_correlation
 from frazil.numerics.statistics import spearman
@@ -22,6 +22,7 @@ from frazil.numerics.symmetry import point_group
 if TYPE_CHECKING:
     from frazil.engine.job import Job
 
+MOVES = ("states", "difference_map_correlation", "median")
 _S2, _S3, _S6 = 2**-0.5, 3**-0.5, 6**-0.5
 # views down the symmetry axes of an octahedral molecule
 FOLDS = {
@@ -42,10 +43,10 @@ def hinge_report(
     """Write the report of the simulated story."""
     sections = [
         motion_section(folders["analyze"]),
+        scorecard(scores),
         truth_section(truth, states, folders["decode"]),
         latent_section(truth, folders["analyze"]),
         images_section(folders["simulate"], folders["consensus"]),
-        Section("Scores against the truth", "Everything `frazil evaluate` measures.", tables=[score_table(scores)]),
         Section(
             "Commands", "Each step is a command of its own:\n\n" + "\n".join(f"    {command}" for command in commands)
         ),
@@ -53,30 +54,62 @@ def hinge_report(
     write_report(job, "A hinge, simulated and found again", sections, key_figures(scores))
 
 
+# what is said of the scores: words, path in the scores, how it is written
+SCORECARD = (
+    (
+        "consensus map against the mean of the true states, FSC 0.5",
+        ("consensus", "masked", "resolution_0.5"),
+        "{:.1f} Å",
+    ),
+    ("latent coordinate against the true one, |Spearman| of PC 1", ("latent", "spearman_pc1"), "{:.2f}"),
+    ("the same of the best curve through the latents", ("latent", "spearman_isomap"), "{:.2f}"),
+    ("true coordinate told from the nearest latents", ("latent", "neighbour_prediction"), "{:.2f}"),
+    ("what moves: difference maps against the true ones, median correlation", MOVES, "{:.2f}"),
+    (
+        "maps of the states against the true ones, median FSC 0.5",
+        ("states", "resolution_0.5_px", "median"),
+        "{:.2f} px",
+    ),
+    ("maps of the states, mean area under the FSC", ("states", "fsc_auc", "mean"), "{:.3f}"),
+    ("maps of single particles, mean area under the FSC", ("images", "fsc_auc", "mean"), "{:.3f}"),
+    ("the largest area there can be", ("states", "perfect_fsc_auc"), "{:.3f}"),
+)
+
+
+def score(scores: dict[str, Any], path: Sequence[str], form: str) -> str | None:
+    """One number of an evaluation, written; None where it is not there."""
+    value: Any = scores
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return None if value is None else form.format(value + 0.0)
+
+
+def scorecard(scores: dict[str, Any]) -> Section:
+    """The evaluation in words."""
+    rows = [(words, score(scores, path, form)) for words, path, form in SCORECARD]
+    found = [("figure", "value"), *(row for row in rows if row[1] is not None)]
+    text = (
+        "What `frazil evaluate` measures; 1 is perfect unless a unit is given. All figures are in outputs/scores.json."
+    )
+    return Section("Scores against the truth", text, tables=[found])
+
+
 def key_figures(scores: dict[str, Any]) -> dict[str, object]:
-    """The few numbers of an evaluation that say whether it worked."""
-    wanted = {
-        "particles": ("particles", "count"),
-        "consensus against truth (FSC 0.5)": ("consensus", "masked", "resolution_0.5"),
-        "latent against truth (|Spearman|)": ("latent", "spearman_pc1"),
-        "what moves, against truth (correlation)": ("states", "difference_map_correlation", "median"),
+    """The few numbers that say whether it worked."""
+    keys = {
+        "particles": score(scores, ("particles", "count"), "{:,.0f}"),
+        "consensus against truth": score(scores, ("consensus", "masked", "resolution_0.5"), "{:.1f} Å"),
+        "latent against truth": score(scores, ("latent", "spearman_pc1"), "{:.2f}"),
+        "motion against truth": score(scores, MOVES, "{:.2f}"),
     }
-    found: dict[str, object] = {}
-    for name, path in wanted.items():
-        value: Any = scores
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            found[name] = value
-    return found
+    return {name: value for name, value in keys.items() if value is not None}
 
 
 def motion_section(analysis: Path) -> Section:
-    """The film along the first principal component."""
-    paths = sorted((analysis / "outputs" / "volumes").glob("pc1_*.mrc"))
-    volumes = [read_volume(path)[0] for path in paths]
+    """The film that the analysis made."""
     section = Section("The motion", "Maps decoded along the first principal component of the latent coordinates.")
-    section.films["motion"] = film.surface_film(volumes)
+    for path in sorted((analysis / "figures").glob("*PC_1*.gif")):
+        section.films["motion along PC 1"] = path.read_bytes()
     return section
 
 
