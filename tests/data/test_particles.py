@@ -160,6 +160,31 @@ def test_new_poses_optics_halves_and_columns_replace_or_join_the_others(star: Pa
     assert again.table["particles"].columns.index("rlnSomethingElse") == 13
 
 
+def test_no_particle_at_all_still_makes_a_file(star: Path, tmp_path: Path) -> None:
+    nobody = read_particles(star)[[]]
+    assert nobody.count == 0 and list(nobody.chunks(4)) == [] and nobody.images([]).shape == (0, 16, 16)
+    write_particles_star(nobody, tmp_path / "o.star")
+    assert read_star(tmp_path / "o.star")["particles"].count == 0
+
+
+def test_a_pixel_size_given_in_place_of_the_files_is_written(star: Path, tmp_path: Path) -> None:
+    write_particles_star(read_particles(star, pixel_size=3.25), tmp_path / "o.star")
+    assert read_particles(tmp_path / "o.star").grid.pixel_size == 3.25
+    assert read_star(tmp_path / "o.star")["optics"].text("rlnImageSize") == ["16"]
+
+
+def test_optics_as_pairs_are_written_as_a_table(star: Path, tmp_path: Path) -> None:
+    head, rows = star.read_text().split("data_particles")
+    names = [line.split()[0] for line in head.splitlines() if line.startswith("_")]
+    values = next(line for line in head.splitlines() if line.startswith("opticsGroup1")).split()
+    pairs = "\n".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+    star.write_text(f"data_optics\n\n{pairs}\n\ndata_particles{rows}")
+    particles = read_particles(star)
+    write_particles_star(particles, tmp_path / "o.star")
+    assert read_star(tmp_path / "o.star")["optics"].is_loop
+    assert read_particles(tmp_path / "o.star").grid == particles.grid
+
+
 def test_given_poses_are_written_and_wrong_counts_refused(star: Path, tmp_path: Path) -> None:
     pose = Pose.random(6, 5.0, torch.Generator().manual_seed(2))
     particles = read_particles(star).given(pose=pose)

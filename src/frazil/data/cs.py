@@ -68,18 +68,26 @@ def list_particles_cs(
     sizes = _column(block, "blob/psize_A", 0.0) if pixel_size is None else np.full(block.count, pixel_size)
     boxes = block.numbers("blob/shape")[:, 0] if "blob/shape" in block else np.zeros(block.count)
     boxes = boxes if box_size is None else np.full(block.count, box_size)
-    exposure = _column(block, "ctf/exp_group_id", 0.0)
-    keys, group = np.unique(np.stack([exposure, sizes, boxes], 1), axis=0, return_inverse=True)
+    # exposure groups can be thousands; what must stay apart is the sampling
+    keys, group = np.unique(np.stack([sizes, boxes], 1), axis=0, return_inverse=True)
     # psize_A is single precision: six digits are all it knows
-    groups = tuple(OpticsGroup(f"group{int(number)}", float(f"{size:.6g}"), int(box)) for number, size, box in keys)
-    sign = np.where(block.numbers("blob/sign") < 0, -1, 1) if "blob/sign" in block else None
-    half_set = block.integers("alignments3D/split") if "alignments3D/split" in block else None
-    if half_set is not None and not np.isin(half_set, (0, 1)).all():
-        half_set = None
+    sampling = [(float(f"{size:.6g}"), int(box)) for size, box in keys]
+    groups = tuple(OpticsGroup(f"opticsGroup{number}", *pair) for number, pair in enumerate(sampling, 1))
     return Listing(
-        table, block, files, file, block.integers("blob/idx") if "blob/idx" in block else np.zeros(block.count, np.int64),
-        groups, group.reshape(-1), _uids(block), _pose(block, sizes), _optics(block), half_set, sign, tuple(_unused(block)),
-    )  # fmt: skip
+        table=table,
+        block=block,
+        files=files,
+        file=file,
+        index=block.integers("blob/idx") if "blob/idx" in block else np.zeros(block.count, np.int64),
+        groups=groups,
+        group=group.reshape(-1),
+        uid=_uids(block),
+        pose=_pose(block, sizes),
+        optics=_optics(block),
+        half_set=_half_set(block),
+        sign=np.where(block.numbers("blob/sign") < 0, -1, 1) if "blob/sign" in block else None,
+        warnings=tuple(_unused(block)),
+    )
 
 
 def write_cs(path: Path, block: Block) -> None:
@@ -175,6 +183,11 @@ def _column(block: Block, name: str, default: float) -> np.ndarray:
 def _uids(block: Block) -> np.ndarray:
     raw = block.raw("uid") if "uid" in block else np.arange(block.count)
     return np.ascontiguousarray(raw).astype(np.uint64)
+
+
+def _half_set(block: Block) -> np.ndarray | None:
+    split = block.integers("alignments3D/split") if "alignments3D/split" in block else None
+    return split if split is not None and np.isin(split, (0, 1)).all() else None
 
 
 def _pose(block: Block, sizes: np.ndarray) -> Pose | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -49,27 +50,18 @@ def write_particles_star(
     """
     path = Path(path)
     listing = particles.listing
+    known = optics_block(listing.table)
     is_star = "rlnImageName" in listing.block
-    block = (
-        listing.block.select(particles.rows)
-        if is_star
-        else Block("particles", {}, particles.count, path=particles.path)
-    )
+    block = listing.block if is_star else Block("particles", {}, listing.block.count, path=particles.path)
+    block = block.select(particles.rows)
+    pose = particles.pose if pose is None and (not is_star or "pose" in particles.changed) else pose
+    optics = particles.optics if optics is None and (not is_star or "optics" in particles.changed) else optics
+    half_set = particles.half_set if half_set is None and (not is_star or "half_set" in particles.changed) else half_set
+    shared, group = _optics_table(particles, optics)
     new: dict[str, np.ndarray | Sequence[str]] = {"rlnImageName": _image_names(particles, path, images)}
-    if pose is not None or not is_star or "pose" in particles.changed:
-        new |= _pose_columns(pose or particles.pose, block, particles)
-    elif particles.pose is not None and "rlnOriginXAngst" not in block:
-        origins = ("rlnOriginXAngst", "rlnOriginYAngst")
-        new |= {name: values for name, values in _relion_pose(particles.pose).items() if name in origins}
-    if "optics" in particles.changed and optics is None:
-        optics = particles.optics
-    if optics is not None or not is_star:
-        new |= _optics_columns(optics or particles.optics)
-    if half_set is None and (not is_star or "half_set" in particles.changed):
-        half_set = particles.half_set
+    new |= _pose_columns(pose, block, particles) | _optics_columns(optics)
     if half_set is not None:
         new["rlnRandomSubset"] = half_set.cpu().numpy() + 1
-    shared, group = _optics_table(particles, optics)
     if "rlnOpticsGroup" not in block:
         new["rlnOpticsGroup"] = group
     if UID_COLUMN not in block:
@@ -77,15 +69,9 @@ def write_particles_star(
     if "location/micrograph_path" in listing.block:
         new |= _locations(listing.block.select(particles.rows))
     new |= {name: _plain(values) for name, values in (extra or {}).items()}
-    block = block.with_columns(new)
-    named = Block("particles", block.values, block.count, path=path, rows=block.rows)
-    known = optics_block(listing.table)
-    others = (
-        [other for other in listing.table.blocks if other is not listing.block and other is not known]
-        if is_star
-        else []
-    )
-    write_star(path, Table((shared, named, *others), path), "version 30001")
+    block = replace(block.with_columns(new), name="particles", is_loop=True)
+    others = [other for other in listing.table.blocks if is_star and other is not listing.block and other is not known]
+    write_star(path, Table((shared, block, *others), path), "version 30001")
 
 
 def write_new_particles_star(
@@ -103,7 +89,7 @@ def write_new_particles_star(
     size = len(pose) if pose is not None else len(optics) if optics is not None else count
     if size is None:
         raise ValueError("count is needed when neither pose nor optics is given")
-    relative = os.path.relpath(stack, Path(path).parent)
+    relative = os.path.relpath(Path(stack).resolve(), Path(path).parent.resolve())
     names = [f"{row:06d}@{relative}" for row in range(1, size + 1)]
     columns: dict[str, np.ndarray | Sequence[str]] = {"rlnImageName": names}
     columns |= _optics_columns(optics)
@@ -151,8 +137,12 @@ def _relion_pose(pose: Pose) -> dict[str, np.ndarray]:
 
 
 def _pose_columns(pose: Pose | None, block: Block, particles: Particles) -> dict[str, np.ndarray]:
+    """Angles and shifts that are new; of a RELION 3.0 table whose poses stay as they are, only the shifts in Å."""
     if pose is None:
-        return {}
+        if particles.pose is None or "rlnOriginXAngst" in block:
+            return {}
+        origins = ("rlnOriginXAngst", "rlnOriginYAngst")
+        return {name: values for name, values in _relion_pose(particles.pose).items() if name in origins}
     columns = _relion_pose(pose)
     if "rlnOriginX" in block:
         # pixels, as RELION 3.0 has them: kept in step with the Å beside them
@@ -210,13 +200,14 @@ def _completed(known: Block, listing: Listing, sizes: list[float], boxes: list[i
     if "rlnOpticsGroupName" not in known:
         columns["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in ids]
     for name, values in (("rlnImagePixelSize", sizes), ("rlnImageSize", boxes)):
-        found = [values[group_of[number]] if number in group_of else 0 for number in ids]
-        if name not in known and any(found):
-            columns[name] = np.array(found)
+        found = np.array([values[group_of[number]] if number in group_of else 0 for number in ids])
+        stated = known.numbers(name) if name in known else np.zeros(known.count)
+        # what was given in place of the file's own value must be in the new file
+        if (~np.isclose(found, stated, rtol=1e-6) & (found > 0)).any():
+            columns[name] = np.where(found > 0, found, stated)
     if "rlnImageDimensionality" not in known:
         columns["rlnImageDimensionality"] = np.full(known.count, 2)
-    complete = known.with_columns(columns)
-    return Block("optics", complete.values, complete.count, path=known.path, rows=complete.rows)
+    return replace(known.with_columns(columns), name="optics", is_loop=True)
 
 
 def _split_by_optics(group: np.ndarray, optics: Optics | None) -> np.ndarray:

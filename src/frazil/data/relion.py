@@ -7,7 +7,6 @@ column by column.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -79,7 +78,18 @@ def list_particles(
     pose, contrast_transfer = _pose(rows, sizes), _optics(rows, notes)
     uids, warnings = _uids(block, names), (*notes, *_unused(rows))
     return Listing(
-        table, block, files, file, index, groups, group, uids, pose, contrast_transfer, half_set, warnings=warnings
+        table=table,
+        block=block,
+        files=files,
+        file=file,
+        index=index,
+        groups=groups,
+        group=group,
+        uid=uids,
+        pose=pose,
+        optics=contrast_transfer,
+        half_set=half_set,
+        warnings=warnings,
     )
 
 
@@ -95,13 +105,10 @@ class _Rows:
 
     def get(self, column: str, optics_first: bool = False) -> np.ndarray | None:
         """A column as one number per particle, from the particle table or through the optics table."""
-        here: Callable[[], np.ndarray | None] = lambda: self.block.numbers(column) if column in self.block else None  # noqa: E731
-        there: Callable[[], np.ndarray | None] = lambda: (  # noqa: E731
-            self.optics.numbers(column)[self.group] if self.optics is not None and column in self.optics else None
-        )
-        first, second = (there, here) if optics_first else (here, there)
-        found = first()
-        return found if found is not None else second()
+        shared = self.optics is not None and column in self.optics
+        if column in self.block and not (shared and optics_first):
+            return self.block.numbers(column)
+        return self.optics.numbers(column)[self.group] if shared and self.optics is not None else None
 
 
 def _split_image_names(names: list[str], block: Block) -> tuple[np.ndarray, list[str]]:

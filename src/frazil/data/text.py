@@ -61,5 +61,13 @@ def _all_images(names: list[str], path: Path, images: Path | None, pixel_size: f
         else ()
     )
     return Listing(
-        Table((block,), path), block, files, file, index, groups, group, stable_uids(image_names), warnings=notes
-    )  # fmt: skip
+        table=Table((block,), path),
+        block=block,
+        files=files,
+        file=file,
+        index=index,
+        groups=groups,
+        group=group,
+        uid=stable_uids(image_names),
+        warnings=notes,
+    )
