@@ -24,7 +24,10 @@ def streamed_mean_error(
     Activations live only for ``images_at_once`` images, so they stay in the cache of a processor. If an error is not a
     finite number neither is the mean, and no gradient should be taken.
     """
-    return _Streamed.apply(error_of, images_at_once, len(per_image), *per_image, *parameters)
+    if torch.is_grad_enabled():
+        return _Streamed.apply(error_of, images_at_once, len(per_image), *per_image, *parameters)
+    pieces = [slice(first, first + images_at_once) for first in range(0, per_image[0].shape[0], images_at_once)]
+    return torch.cat([error_of(rows, tuple(t[rows] for t in per_image)) for rows in pieces]).mean()
 
 
 class _Streamed(torch.autograd.Function):

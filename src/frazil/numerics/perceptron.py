@@ -7,6 +7,7 @@ function holds forward and backward pass, so that nothing is stored but one acti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -40,10 +41,13 @@ class ResidualPerceptron(nn.Module):
         Args:
             precision: of the matrix products, such as `torch.bfloat16`; None for that of the parameters.
         """
-        matrices = [self.entry.weight[:, : self.features], self.output.weight]
-        matrices += [layer.weight for layer in self.hidden]
-        entry, output, *hidden = matrices if precision is None else [matrix.to(precision) for matrix in matrices]
-        return PerceptronWeights(entry, output, self.output.bias, hidden, [layer.bias for layer in self.hidden])
+        hidden = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
+        matrices = [self.entry.weight[:, : self.features], self.output.weight, *(layer.weight for layer in hidden)]
+        if precision is not None:
+            matrices = [matrix.to(precision) for matrix in matrices]
+        return PerceptronWeights(
+            matrices[0], matrices[1], self.output.bias, matrices[2:], [layer.bias for layer in hidden]
+        )
 
     def entry_bias(self, context: Float[Tensor, "groups context"]) -> Float[Tensor, "groups width"]:
         """What a group's context and the bias add to the first layer of all its points."""
@@ -69,8 +73,8 @@ class PerceptronWeights:
     entry: Float[Tensor, "width features"]
     output: Float[Tensor, "outputs width"]
     output_bias: Float[Tensor, " outputs"]
-    hidden: list[Tensor]
-    hidden_biases: list[Tensor]
+    hidden: Sequence[Tensor]
+    hidden_biases: Sequence[Tensor]
 
     @property
     def precision(self) -> torch.dtype:
