@@ -13,8 +13,8 @@ export FRAZIL_DATA := $(abspath $(DATA))
 demo: $(INSTALLED)
 	$(BIN)/frazil demo --out demo/hinge
 	@if [ -e "$(FRAZIL_DATA)/apoferritin/particles/particles.star" ]; then \
-		echo; echo "The same command on 1,000 real particles of apoferritin:"; \
-		$(BIN)/frazil reconstruct "$(FRAZIL_DATA)/apoferritin/particles/particles.star" --symmetry O --out demo/apoferritin; \
+		echo; echo "Now 1,000 real particles of apoferritin:"; \
+		$(BIN)/frazil demo --data "$(FRAZIL_DATA)" --out demo/apoferritin; \
 	fi
 
 # One thread per worker: the tensors are small, and workers that share cores only slow each other down.
