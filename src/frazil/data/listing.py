@@ -146,14 +146,6 @@ class Listing:
     sign: np.ndarray | None = None
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
-    def image_names(self) -> list[str]:
-        """`index@file` of every row, 1-based, as RELION writes it."""
-        names = self.files.names
-        return [
-            f"{index + 1:06d}@{names[file]}"
-            for index, file in zip(self.index.tolist(), self.file.tolist(), strict=True)
-        ]
-
 
 def number_files(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """The distinct names in order of appearance, and for each entry the number of its name."""

@@ -256,6 +256,7 @@ def _mrc(path: Path, pixel_size: float | None) -> Description:
         "box_size": x if x == y and z in (1, x) else [x, y, z],
         "pixel_size": size or None,
         "mode": header.mode,
+        "labels": [label for label in header.labels if label],
     }
     notes = []
     if not states_pixel_size(size):

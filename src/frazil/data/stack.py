@@ -201,10 +201,6 @@ class Particles:
                 part = run[start : start + size]
                 yield torch.from_numpy(part), self.images(part, check)
 
-    def check_images(self) -> None:
-        """Raise InputError now, rather than half-way, when a stack is missing."""
-        self.listing.files.check()
-
     def _stack_of(self, number: int, row: int) -> Any:
         stack = self.listing.files.open(number)
         rows, columns = stack.box

@@ -141,11 +141,6 @@ class Block:
             merged[name] = values
         return replace(self, values=merged, rows=None)
 
-    def without(self, columns: Iterable[str]) -> Block:
-        """The block without these columns."""
-        gone = set(columns)
-        return replace(self, values={name: values for name, values in self.values.items() if name not in gone})
-
     def _fetcher(self, column: str) -> Values:
         values = self.values[column]
         if self.rows is None:
@@ -184,10 +179,6 @@ class Table:
         if instead_of is None:
             return replace(self, blocks=(*self.blocks, block))
         return replace(self, blocks=tuple(block if known is instead_of else known for known in self.blocks))
-
-    def without(self, gone: Block) -> Table:
-        """The table without a block."""
-        return replace(self, blocks=tuple(block for block in self.blocks if block is not gone))
 
 
 def as_text(values: np.ndarray) -> list[str]:
