@@ -50,7 +50,7 @@ def _analyze_map(config: Config, job: Job, reconstruction: Reconstruction) -> No
 
 
 def _analyze_ensemble(config: Config, job: Job, reconstruction: Reconstruction, latent: np.ndarray) -> None:
-    ensemble = reconstruction.ensemble()
+    ensemble = reconstruction.ensemble().to(job.device)
     if latent.shape[1] != ensemble.latent_dim:
         raise InputError(
             f"latent.npy has {latent.shape[1]} coordinates, the ensemble has {ensemble.latent_dim}",

@@ -25,7 +25,7 @@ def run_decode(config: Config, job: Job) -> None:
         InputError: no ensemble in the job, points that do not fit it, or neither points nor particles given.
     """
     reconstruction = read_reconstruction(config.job)
-    ensemble = reconstruction.ensemble()
+    ensemble = reconstruction.ensemble().to(job.device)
     points = _points(config, reconstruction, ensemble.latent_dim)
     grid = decoding.decoding_grid(ensemble.grid, config.box)
     folder = job.outputs / "volumes"

@@ -293,7 +293,12 @@ class FieldEnsemble(Ensemble):
 
     def density(self, latent: Float[Tensor, "*batch latent"]) -> Field:
         """The field at one conformation, or at one conformation per pose."""
-        return Field(self.network, latent.to(self.network.frequencies.dtype))
+        return Field(self.network, latent.to(self.network.frequencies))
+
+    def to(self, device: str) -> FieldEnsemble:
+        """The same ensemble with its network on another device."""
+        self.network.to(device)
+        return self
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights and buffers by name, and the settings that rebuild the network around them."""
