@@ -155,9 +155,3 @@ def umap_plane(latent: Float[np.ndarray, "particles latent"], seed: int) -> Floa
 def _start(count: int) -> str:
     # the spectral start needs more points than it has eigenvectors
     return "spectral" if count > 10 else "random"
-
-
-def nearest_neighbours_distance(latent: Float[np.ndarray, "particles latent"], points: np.ndarray) -> np.ndarray:
-    """Distance from each point to the particle nearest to it: how far a decoded path strays from the data."""
-    cloud = latent[finite_rows(latent)].astype(np.float64)
-    return np.array([np.sqrt(np.square(cloud - point).sum(axis=1).min()) for point in points])
