@@ -25,7 +25,7 @@ def _floor_shells(box_size: int) -> tuple[Tensor, Tensor]:
     signed = integer_frequencies(box_size)
     positive = integer_frequencies(box_size, half=True)
     squared = signed[:, None, None] ** 2 + signed[:, None] ** 2 + positive**2
-    shell = torch.from_numpy(squared.double().sqrt().numpy()).floor().to(torch.int64) + 1
+    shell = squared.double().sqrt().floor().to(torch.int64) + 1
     weight = torch.full((len(positive),), 2.0, dtype=torch.float64)
     weight[0] = 1
     if box_size % 2 == 0:

@@ -52,8 +52,10 @@ def family_mask(volumes: Float[Tensor, "states n n n"], extend: float = 3.0, edg
     from scipy import ndimage
 
     n = volumes.shape[-1]
-    smooth = torch.stack([low_pass(volume, max(2.0, n / 8)) for volume in volumes])
-    inside = (smooth > 0.05 * smooth.flatten(1).amax(1)[:, None, None, None]).any(0)
+    inside = torch.zeros_like(volumes[0], dtype=torch.bool)
+    for volume in volumes:
+        smooth = low_pass(volume, max(2.0, n / 8))
+        inside |= smooth > 0.05 * smooth.max()
     distance = torch.from_numpy(ndimage.distance_transform_edt(~inside.numpy()))
     return raised_cosine(distance.to(volumes.dtype) - extend, edge)
 

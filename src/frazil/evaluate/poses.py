@@ -11,6 +11,8 @@ from torch import Tensor
 from frazil.numerics.rotations import geodesic_angle
 
 ANCHORS = 30
+# more poses do not make the common frame more certain than it needs to be
+MOST_POSES = 10_000
 _MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 
 
@@ -46,11 +48,12 @@ def align_rotations(
     Args:
         symmetry: operations of the object's point group; ``A S`` is as good as ``A``.
     """
-    true = true.double()
+    few = torch.linspace(0, len(true) - 1, min(len(true), MOST_POSES)).round().long().unique()
+    true, estimated = true[few].double(), estimated[few].double()
     chosen = torch.linspace(0, len(true) - 1, min(anchors, len(true))).round().long().unique()
     best: tuple[float, Alignment] | None = None
     for mirrored in (False, True):
-        hand = _hand(estimated.double(), mirrored)
+        hand = _hand(estimated, mirrored)
         for index in chosen.tolist():
             candidate = Alignment(hand[index].T @ true[index], mirrored)
             error = float(squared_frobenius(hand @ candidate.turn, true, symmetry).median())
@@ -58,7 +61,7 @@ def align_rotations(
                 best = (error, candidate)
     if best is None:
         raise ValueError("there are no poses to align")
-    return _polished(best, estimated.double(), true, symmetry)
+    return _polished(best, estimated, true, symmetry)
 
 
 def _polished(best: tuple[float, Alignment], estimated: Tensor, true: Tensor, symmetry: Tensor | None) -> Alignment:
@@ -92,9 +95,9 @@ def nearest_equivalent(
     """Of all true rotations that symmetry makes equal, the one nearest to each estimate."""
     if symmetry is None or len(symmetry) == 1:
         return true
-    equivalents = true[:, None] @ symmetry.double()
-    nearest = (equivalents - aligned[:, None]).square().sum((-2, -1)).argmin(1)
-    return equivalents[torch.arange(len(true)), nearest]
+    # |A S - B|^2 = 6 - 2 tr(S^T A^T B): one matrix product for all operations
+    overlap = (true.mT @ aligned).flatten(1) @ symmetry.double().flatten(1).T
+    return true @ symmetry.double()[overlap.argmax(1)]
 
 
 def squared_frobenius(

@@ -135,7 +135,7 @@ def read_on(path: Path, grid: Grid) -> Tensor:
             where=path,
             remedy="give the truth of these particles",
         )
-    return values.double() if found.box_size == grid.box_size else resize_volume(values.double(), grid.box_size)
+    return values if found.box_size == grid.box_size else resize_volume(values, grid.box_size)
 
 
 def read_latent(outputs: Path, truth: Truth) -> np.ndarray | None:
@@ -178,7 +178,7 @@ class Decoder:
     def __call__(self, latent: np.ndarray) -> Tensor:
         own = self.ensemble.grid
         with torch.no_grad():
-            values = self.ensemble.density(torch.from_numpy(np.asarray(latent))).voxels(own).detach().cpu().double()
+            values = self.ensemble.density(torch.from_numpy(np.asarray(latent))).voxels(own).detach().cpu().float()
         on_grid = values if own.box_size == self.grid.box_size else resize_volume(values, self.grid.box_size)
         return self.frame.into_truth(on_grid, self.grid)
 
@@ -240,4 +240,4 @@ class TrueMaps:
     def __call__(self, row: int) -> Tensor:
         if self._molecule is None or self._truth.latent is None:
             return self._volumes[int(self._truth.state[row])]
-        return self._molecule.density(torch.from_numpy(self._truth.latent[row])).voxels(self._grid).double()
+        return self._molecule.density(torch.from_numpy(self._truth.latent[row])).voxels(self._grid).float()

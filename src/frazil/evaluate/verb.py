@@ -75,7 +75,7 @@ def read_like(path: Path, grid: Grid) -> Tensor:
             where=path,
             remedy="give maps on one grid",
         )
-    return values.double()
+    return values
 
 
 def compare_maps(result: Path, truth: Path, mask: Path | None) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def compare_maps(result: Path, truth: Path, mask: Path | None) -> dict[str, Any]
         raise InputError("no such file", where=result, remedy="give a map, or a job that made one")
     first, grid = read_volume(result)
     second = read_like(truth, grid)
-    return map_figures(first.double(), second, grid, None if mask is None else read_like(mask, grid))
+    return map_figures(first, second, grid, None if mask is None else read_like(mask, grid))
 
 
 def map_figures(result: Tensor, truth: Tensor, grid: Grid, mask: Tensor | None) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def true_volumes(truth: Truth) -> tuple[Tensor, Grid]:
         raise InputError("the truth lists no volumes", where="truth.json", remedy="simulate again")
     first, grid = read_volume(truth.volumes[0])
     rest = [read_like(path, grid) for path in truth.volumes[1:]]
-    return torch.stack([first.double(), *rest]), grid
+    return torch.stack([first, *rest]), grid
 
 
 def mean_volume(volumes: Tensor, truth: Truth) -> Tensor:
