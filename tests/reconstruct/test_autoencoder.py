@@ -23,7 +23,7 @@ from frazil.reconstruct.neural import read_images
 from frazil.reconstruct.neural_config import NeuralConfig
 
 SMALL = {"width": 16, "encoder_width": 16, "batch_size": 8}
-FLAGS = ("--preset", "cryodrgn", "--threads", 1, "--train.width", 16, "--train.encoder-width", 16)
+FLAGS = ("--preset", "cryodrgn", "--threads", 1, "--train.width", 16, "--train.encoder-width", 16, "--no-report")
 
 
 @pytest.fixture(scope="module")

@@ -2,51 +2,73 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
-FLAGS = (
-    "--preset cryodrgn --latent-dim 2 --threads 1 --train.width 16 --train.encoder-width 16 --train.batch-size 4 "
-    "--train.epochs 8 --train.refine-poses --train.pose-pretrain 2 --train.coefficients 0.5 --train.accumulate 2"
-).split()
+FLAGS = ("--preset", "cryodrgn", "--latent-dim", 2, "--threads", 1, "--no-report", "--train.checkpoint-every", 3)
+FLAGS += ("--train.width", 16, "--train.encoder-width", 16, "--train.batch-size", 4, "--train.epochs", 6)
+FLAGS += ("--train.refine-poses", "--train.pose-pretrain", 2, "--train.coefficients", 0.5, "--train.accumulate", 2)
 RESULTS = ("latent.npy", "latent_covariance.npy", "ensemble.safetensors", "ensemble.json", "consensus.mrc")
 
 
-def lines_of(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.is_file() else 0
+class Server:
+    """The process in whose forks commands run."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin and process.stdout
+        self.input, self.output = process.stdin, process.stdout
+
+    def run(self, *arguments: object) -> int:
+        """Starts a command; returns its process id."""
+        self.input.write(json.dumps([str(argument) for argument in arguments]) + "\n")
+        self.input.flush()
+        return int(self.output.readline())
+
+    def wait(self) -> int:
+        """The exit code of the command, negative for the signal that killed it."""
+        return int(self.output.readline())
 
 
-def kill_at(folder: Path, star: Path, epochs: int, delay: float) -> None:
-    """Starts the command and kills it a little after so many epochs have been written down."""
-    command = [sys.executable, "-m", "frazil", "reconstruct", star, *FLAGS, "--train.checkpoint-every", "3"]
-    with subprocess.Popen([*command, "--out", folder], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        # the first line of metrics is that of the consensus
-        while lines_of(folder / "metrics.jsonl") < 1 + epochs and process.poll() is None:
-            assert time.monotonic() < deadline, "training did not get that far"
-            time.sleep(0.002)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL, process.stderr.read() if process.stderr else ""
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    script = Path(__file__).with_name("command_server.py")
+    with subprocess.Popen([sys.executable, script], stdin=PIPE, stdout=PIPE, text=True) as process:
+        yield Server(process)
+        assert process.stdin
+        process.stdin.close()
 
 
-@pytest.mark.slow
-def test_killed_reconstruction_resumes_bitwise(run_frazil, small_stack, tmp_path: Path) -> None:
+def wait_for_epochs(folder: Path, epochs: int) -> None:
+    """Until so many epochs have been written down; the first line of metrics is that of the consensus."""
+    path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+    while not path.is_file() or len(path.read_text().splitlines()) < 1 + epochs:
+        assert time.monotonic() < deadline, "training did not get that far"
+        time.sleep(0.002)
+
+
+def test_killed_reconstruction_resumes_bitwise(server: Server, small_stack: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    every = ("--train.checkpoint-every", 3)
-    assert run_frazil("reconstruct", small_stack, *FLAGS, *every, "--out", whole).code == 0
+    server.run("reconstruct", small_stack, *FLAGS, "--out", whole)
+    assert server.wait() == 0
     chance = random.Random()  # other moments in every run of the test: any of them must do
-    for epochs in (0, 2, 5):
-        kill_at(broken, small_stack, epochs, 0.05 * chance.random())
-    done = run_frazil("reconstruct", small_stack, *FLAGS, *every, "--out", broken)
-    assert done.code == 0, done.stderr
+    for epochs in (0, 1, 3):
+        process = server.run("reconstruct", small_stack, *FLAGS, "--out", broken)
+        wait_for_epochs(broken, epochs)
+        time.sleep(0.1 * chance.random())
+        os.kill(process, signal.SIGKILL)
+        assert server.wait() == -signal.SIGKILL
+    server.run("reconstruct", small_stack, *FLAGS, "--out", broken)
+    assert server.wait() == 0
 
     assert "going on after" in (broken / "log.txt").read_text()
     assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()

@@ -37,8 +37,9 @@ from frazil.physics.pose import Pose
 from frazil.reconstruct import compiled
 
 PADDING = 2
-# voxels that no image reached are divided by this share of their shell's mean weight
-WEIGHT_FLOOR = 1e-3
+# every point's weight is raised by this share of its shell's mean, so that points few images reached stay quiet.
+# Against the noise-free truth 0.1 to 0.5 are equally good; the least disturbs the map of noise-free images least.
+EVEN_WEIGHT = 0.1
 NOISE_SAMPLE = 200
 # width of the soft edge of the sphere that holds the map, voxels
 SPHERE_EDGE = 3.0
@@ -98,12 +99,12 @@ class HalfMap:
     def volume(self) -> Float[Tensor, "n n n"]:
         """The unfiltered map: numerator over weight, back in real space, corrected for the interpolation.
 
-        Where no image reached, the weight is held at `WEIGHT_FLOOR` of its shell's mean.
+        Every point's weight is raised by `EVEN_WEIGHT` of its shell's mean; the scale of the map stays what it is.
         """
         weight, shell = self.shell_weight()
         inside = shell < weight.shape[0]
-        floor = (weight * WEIGHT_FLOOR)[shell.clamp(max=weight.shape[0] - 1)]
-        denominator = torch.maximum(self.sums[..., 2], floor)
+        mean = weight[shell.clamp(max=weight.shape[0] - 1)]
+        denominator = (self.sums[..., 2] + EVEN_WEIGHT * mean) / (1 + EVEN_WEIGHT)
         tiny = torch.finfo(torch.float32).tiny
         share = torch.where(inside & (denominator > tiny), 1 / denominator.clamp(min=tiny), 0)
         return self._to_real_space(torch.view_as_complex(self.sums[..., :2].contiguous()) * share)

@@ -121,11 +121,11 @@ def planned_memory(particles: Particles, reference: Grid) -> int:
 
 def judge(a: HalfMap, b: HalfMap, config: Config, reference: Grid) -> tuple[Consensus, int]:
     """Half-maps with bright density, all that follows from them, and the sign that made them bright."""
-    half_a, half_b = a.volume(), b.volume()
+    half_a, half_b, both = a.volume(), b.volume(), (a + b).volume()
     given = {"bright": 1, "dark": -1, "auto": 0}[config.contrast]
-    sign = given or contrast_of(half_a + half_b, reference)
+    sign = given or contrast_of(both, reference)
     mask = None if config.mask is None else checked_mask(config.mask, reference)
-    return finish_maps(half_a * sign, half_b * sign, reference, mask, config.seed), sign
+    return finish_maps(half_a * sign, half_b * sign, both * sign, reference, mask, config.seed), sign
 
 
 def checked_mask(path: Path, reference: Grid) -> Float[Tensor, "n n n"]:

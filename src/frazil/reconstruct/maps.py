@@ -7,10 +7,9 @@ from typing import final
 
 import torch
 from jaxtyping import Float
-from scipy import ndimage
 from torch import Tensor
 
-from frazil.numerics.masks import mask_from_volume, raised_cosine, soft_sphere
+from frazil.numerics.masks import mask_from_volume, soft_sphere
 from frazil.numerics.resolution import HalfMapCorrelation, compare_half_maps
 from frazil.numerics.shells import filter_shells, first_shell_below, low_pass, shell_power
 from frazil.physics.grid import Grid
@@ -19,8 +18,6 @@ from frazil.physics.grid import Grid
 MASK_RESOLUTION = 15.0
 MASK_LARGEST_SHELL = 0.4
 MASK_EXTEND, MASK_EDGE = 6.0, 8.0
-# far from the molecule a map is noise: it is turned down to this, beyond a margin and over a wide edge (Å)
-SOLVENT_GAIN, SOLVENT_MARGIN, SOLVENT_EDGE = 0.55, 10.0, 30.0
 # Guinier plots are straight between these (Å); B factors beyond the limit are not believed
 GUINIER_FROM = 10.0
 LARGEST_SHARPENING = 400.0
@@ -32,9 +29,8 @@ class Consensus:
     """The maps of one structure, all on the same grid and with bright density.
 
     Attributes:
-        half_a, half_b: unfiltered. filtered: both halves, Wiener filtered by their FSC and quieter far from the molecule.
-            sharpened: filtered, with the B factor taken away. mask: soft outline. correlation: of the halves. b_factor:
-            Å^2, negative sharpens.
+        half_a, half_b: unfiltered. filtered: all particles, Wiener filtered by the FSC of the halves. sharpened: filtered,
+            with the B factor taken away. mask: soft outline. correlation: of the halves. b_factor: Å^2, negative sharpens.
     """
 
     half_a: Float[Tensor, "n n n"]
@@ -77,19 +73,6 @@ def outline(volume: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"
     return mask_from_volume(smooth, threshold, extend, max(MASK_EDGE / grid.pixel_size, 3.0))
 
 
-def solvent_window(mask: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
-    """1 in and near the mask, falling to `SOLVENT_GAIN` far from it.
-
-    Where there is no molecule the best estimate is nothing, but a mask may be wrong: the noise is turned down, not cut, so
-    that whatever the mask missed is still to be seen. Without it, half of the map's error lies outside the molecule.
-    """
-    inside = (mask > 0.5).cpu().numpy()
-    if not inside.any():
-        return torch.ones_like(mask)
-    distance = torch.from_numpy(ndimage.distance_transform_edt(~inside)).to(mask) * grid.pixel_size
-    return SOLVENT_GAIN + (1 - SOLVENT_GAIN) * raised_cosine(distance - SOLVENT_MARGIN, SOLVENT_EDGE)
-
-
 def _otsu(values: Float[Tensor, " count"]) -> float:
     """The threshold that best splits values into two classes (Otsu 1979)."""
     low, high = float(values.min()), float(values.max())
@@ -118,26 +101,36 @@ def guinier_b_factor(volume: Float[Tensor, "n n n"], grid: Grid, resolution: flo
     return max(-LARGEST_SHARPENING, min(0.0, 4 * slope))
 
 
+def believed(correlation: Float[Tensor, " shells"]) -> Float[Tensor, " shells"]:
+    """The correlation freed from its own noise: averaged over three shells, never rising again, never below zero.
+
+    It weighs the shells of the map. What lies beyond a threshold is weighed by what it is worth, not cut.
+    """
+    padded = torch.cat((correlation[:1], correlation, correlation[-1:]))
+    smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    return torch.cummin(smooth, dim=0).values.clamp(0, 1)
+
+
 def finish_maps(
     half_a: Float[Tensor, "n n n"],
     half_b: Float[Tensor, "n n n"],
+    both: Float[Tensor, "n n n"],
     grid: Grid,
     mask: Float[Tensor, "n n n"] | None,
     seed: int,
 ) -> Consensus:
-    """Everything that follows from two bright half-maps; the mask is drawn from the map when none is given."""
-    both = (half_a + half_b) / 2
+    """Everything that follows from two half-maps and the map of both halves, all bright.
+
+    The mask is drawn from the map when none is given.
+    """
     mask = outline(both, grid) if mask is None else mask
     correlation = compare_half_maps(half_a, half_b, mask, torch.Generator().manual_seed(seed))
-    last = first_shell_below(correlation.corrected, 0.143)
-    believed = correlation.corrected.clamp(0, 1)
-    believed[int(last) + 1 :] = 0
-    full = 2 * believed / (1 + believed)
-    resolution = grid.resolution_of(last)
+    weight = believed(correlation.corrected)
+    # what the map of both halves would correlate with a perfect one: Rosenthal and Henderson 2003
+    full = 2 * weight / (1 + weight)
+    resolution = grid.resolution_of(first_shell_below(correlation.corrected, 0.143))
     b_factor = guinier_b_factor(both * mask, grid, resolution)
     squared = (torch.arange(len(full), dtype=torch.float64) / grid.extent) ** 2
-    # what the two halves together would correlate with a perfect map: the weight of Rosenthal and Henderson 2003
     sharpening = full.sqrt() * torch.exp(-b_factor / 4 * squared)
-    quiet = both * solvent_window(mask, grid)
-    filtered, sharpened = filter_shells(quiet, full), filter_shells(quiet, sharpening)
+    filtered, sharpened = filter_shells(both, full), filter_shells(both, sharpening)
     return Consensus(half_a, half_b, filtered, sharpened, mask, correlation, grid, b_factor)

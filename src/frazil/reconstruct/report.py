@@ -35,7 +35,11 @@ def write_report(job: Job, consensus: Consensus, particles: Particles, config: C
         "symmetry": config.symmetry,
         "B factor": f"{consensus.b_factor:.0f} Å²",
     }
-    sections = [map_section(consensus, config.symmetry), resolution_section(consensus), pose_section(particles, config.symmetry)]
+    sections = [
+        map_section(consensus, config.symmetry),
+        resolution_section(consensus),
+        pose_section(particles, config.symmetry),
+    ]
     write_page(job, f"Consensus of {particles.count:,} particles", sections, key)
 
 
