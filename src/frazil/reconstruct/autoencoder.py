@@ -24,7 +24,7 @@ from frazil.reconstruct.coefficients import StandardisedImages
 from frazil.reconstruct.neural_config import NeuralConfig
 
 # points of the field evaluated at once on a CPU, so that activations stay in its cache
-POINTS_AT_ONCE = 2048
+POINTS_AT_ONCE = 3200
 # of the coefficients drawn for a step, this share is spent on the lowest frequencies, which are all taken
 SHARE_ALWAYS_DRAWN = 0.5
 
