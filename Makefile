@@ -1,21 +1,17 @@
 # Every target sets up what it needs on a fresh machine: Python 3.11+ with venv is all that must be there.
 
 PYTHON ?= python3
-DATA ?= ../shared/data
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 # Tests of real data skip where the folder is absent.
-export FRAZIL_DATA := $(abspath $(DATA))
+export FRAZIL_DATA := $(abspath $(or $(DATA),../shared/data))
 
 .PHONY: demo test check format bench peers docs clean
 
+# The generated molecule, or with DATA=folder the real particles in it.
 demo: $(INSTALLED)
-	$(BIN)/frazil demo --out demo/hinge
-	@if [ -e "$(FRAZIL_DATA)/apoferritin/particles/particles.star" ]; then \
-		echo; echo "Now 1,000 real particles of apoferritin:"; \
-		$(BIN)/frazil demo --data "$(FRAZIL_DATA)" --out demo/apoferritin; \
-	fi
+	$(BIN)/frazil demo $(if $(DATA),--data "$(DATA)" --out demo/real,--out demo/generated)
 
 # One thread per worker: the tensors are small, and workers that share cores only slow each other down.
 test: $(INSTALLED)
