@@ -75,8 +75,15 @@ def test_nothing_is_read_until_it_is_asked_for(star: Path) -> None:
     particles = read_particles(star)
     (star.parent / "images.mrcs").write_bytes(b"")
     assert particles.count == 6
-    with pytest.raises(InputError, match="0 bytes"):
+    with pytest.raises(InputError, match="the file became shorter while it was read"):
         particles.images([0])
+
+
+def test_a_stack_cut_short_is_found_before_any_work(star: Path) -> None:
+    stack = star.parent / "images.mrcs"
+    stack.write_bytes(stack.read_bytes()[:4000])
+    with pytest.raises(InputError, match="the header says 6 images of 16 × 16, the file holds 2"):
+        read_particles(star)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

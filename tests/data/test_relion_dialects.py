@@ -177,7 +177,8 @@ def test_beam_tilt_phase_plate_and_b_factor_are_read(read: Callable[..., Particl
 
 def test_unset_angles_mean_no_pose_and_no_angles_mean_none_either(read: Callable[..., Particles]) -> None:
     assert read(RELION_31.replace("10.0 20.0 30.0 2.5", "-999.0 20.0 30.0 2.5")).pose is None
-    assert read(RELION_31.replace("_rlnAngleRot", "_rlnOther")).pose is None
+    in_plane = RELION_31.replace("_rlnAngleRot", "_rlnOther").replace("_rlnAngleTilt", "_rlnAnother")
+    assert read(in_plane).pose is None
 
 
 def test_columns_that_change_the_image_and_are_not_used_are_said(read: Callable[..., Particles]) -> None:
@@ -211,6 +212,7 @@ def test_columns_that_change_the_image_and_are_not_used_are_said(read: Callable[
             ("000002@images.mrcs 1 15000.0 14000.0 30.0 10.0 20.0 30.0 2.5 -5.0 2\n", ""),
             "the particle table has no rows",
         ),
+        (("_rlnAngleTilt", "_rlnAngleTitl"), "rlnAngleRot without rlnAngleTilt.*Rename rlnAngleTitl to rlnAngleTilt"),
         (("_rlnDefocusAngle", "_rlnTomoParticleName"), "subtomograms of a tilt series"),
         (("000002@", "000009@"), "image 9 is asked for, the file holds 6"),
     ],

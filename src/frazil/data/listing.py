@@ -22,6 +22,7 @@ from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
 
 _OPEN_AT_ONCE = 64
+_LOOKED_AT = 16  # stacks whose headers are checked before any work: what is wrong is mostly wrong in all of them
 
 
 @final
@@ -81,10 +82,12 @@ class ImageFiles:
         return stack
 
     def check(self) -> None:
-        """Raise InputError when a file is missing: names the first, counts the rest."""
+        """Raise InputError when a file is missing (names the first, counts the rest) or one of the first is damaged."""
         for number in range(len(self.names)):
             if self.find(number) is None:
                 raise self._missing_error(number)
+        for number in range(min(len(self.names), _LOOKED_AT)):
+            self.open(number)
 
     def missing(self) -> list[str]:
         """The names that are nowhere on disk."""
@@ -98,9 +101,8 @@ class ImageFiles:
         elif Path(name).is_absolute():
             candidates = [Path(name)]
         else:
-            here = Path(self.table).absolute().parent
             known = [self._base] if self._base is not None else []
-            bases = [*known, here, *here.parents]
+            bases = [*known, self.table.parent, *self.table.absolute().parent.parents]
             for base in bases:
                 if (base / name).is_file():
                     self._base = base

@@ -8,6 +8,7 @@ column by column.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import final
 
@@ -237,6 +238,7 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 def _pose(rows: _Rows, sizes: np.ndarray) -> Pose | None:
     block = rows.block
     if not all(column in block for column in ANGLES):
+        _refuse_half_a_pose(block)
         return None
     angles = [block.numbers(column) for column in ANGLES]
     if any((angle == UNSET).all() for angle in angles):
@@ -260,6 +262,20 @@ def _pose(rows: _Rows, sizes: np.ndarray) -> Pose | None:
     if bad.any():
         raise InputError("this pose is not a number", where=block.where(int(np.argmax(bad))), remedy="delete that row")
     return Pose.from_relion(*map(_tensor, (*angles, *shifts))).to(torch.float32)
+
+
+def _refuse_half_a_pose(block: Block) -> None:
+    """Psi alone is a pose in the plane, and no pose here. Rot or tilt without the others is a mistake."""
+    present = [column for column in ANGLES if column in block]
+    if present in ([], ["rlnAnglePsi"]):
+        return
+    absent = next(column for column in ANGLES if column not in block)
+    near = get_close_matches(absent, [column for column in block.columns if column not in ANGLES], 1)
+    raise InputError(
+        f"{present[0]} without {absent}: a pose needs {', '.join(ANGLES)}",
+        where=block.where(),
+        remedy=f"rename {near[0]} to {absent}" if near else f"add the column {absent}",
+    )
 
 
 def _optics(rows: _Rows, notes: list[str]) -> Optics | None:
