@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from frazil.analyze.conformations import Components, States
 from frazil.analyze.reconstruction import Reconstruction
+from frazil.data.mrc import read_volume
 from frazil.figures import curves, film, latent, maps, poses, raymarch, strips, style
 from frazil.figures.section import Section
 from frazil.numerics.shells import first_shell_below
 
+# the consensus maps of a job, the one to look at first
+MAPS = ("consensus_sharpened.mrc", "consensus.mrc")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the maps of one analysis are drawn, all alike.
+
+    Attributes:
+        pixel_size: of the maps that are drawn, Å. level: contour level. view: rotation, object to view.
+    """
+
+    pixel_size: float
+    level: float
+    view: Float[np.ndarray, "3 3"]
+
 
 def consensus_sections(reconstruction: Reconstruction, level: float | None) -> list[Section]:
-    """The map, its resolution, and where the particles were seen from."""
-    from frazil.data.mrc import read_volume
-
+    """The map, its resolution, and where the particles were seen from: as far as the job made them."""
     sections = []
-    path = reconstruction.map_path("consensus_sharpened.mrc", "consensus.mrc")
-    if path is not None:
-        volume, grid = read_volume(path)
-        chosen = raymarch.contour_level(volume) if level is None else level
-        section = Section("The map", f"{path.name}: {grid.box_size}³ voxels of {grid.pixel_size:g} Å.")
-        section.figures["map_surface"] = maps.surface(volume, chosen, title="Surface")
-        section.figures["map_sections"] = maps.sections(volume, grid.pixel_size)
-        section.figures["map_projections"] = maps.projections(volume, grid.pixel_size)
-        sections.append(section)
-        curve = reconstruction.correlations()
-        if curve:
-            section = Section("Resolution", "Fourier shell correlation between the two half-maps.")
-            spec, figure = curves.fsc(curve, grid.pixel_size, grid.box_size)
-            section.figures["fsc"] = (spec, figure)
-            rows = [
-                (one["name"], *(_angstrom(one["resolution"][t]) for t in ("0.143", "0.5"))) for one in spec["series"]
-            ]
-            section.tables.append([("curve", "FSC = 0.143", "FSC = 0.5"), *rows])
-            shown = reconstruction.map_path("consensus.mrc")
-            if shown is not None:
-                volumes = {"consensus": read_volume(shown)[0]} | (
-                    {path.stem.replace("_", " "): volume} if path != shown else {}
-                )
-                section.figures["guinier"] = curves.guinier(volumes, grid.pixel_size)
-            sections.append(section)
+    if reconstruction.map_path(*MAPS) is not None:
+        sections.append(map_section(reconstruction, level))
+        if reconstruction.correlations():
+            sections.append(resolution_section(reconstruction))
     pose = reconstruction.particles().pose
     if pose is not None:
         section = Section("Poses", f"{len(pose):,} particles.")
@@ -51,6 +47,35 @@ def consensus_sections(reconstruction: Reconstruction, level: float | None) -> l
         section.figures["shifts"] = poses.shifts(pose)
         sections.append(section)
     return sections
+
+
+def map_section(reconstruction: Reconstruction, level: float | None) -> Section:
+    """Surface, sections and projections of the consensus; the surface within the job's mask where it made one."""
+    path = reconstruction.map_path(*MAPS)
+    assert path is not None
+    volume, grid = read_volume(path)
+    mask = reconstruction.map_path("mask.mrc")
+    solid = volume if mask is None else volume * read_volume(mask)[0]
+    chosen = raymarch.contour_level(solid) if level is None else level
+    section = Section("The map", f"{path.name}: {grid.box_size}³ voxels of {grid.pixel_size:g} Å.")
+    section.figures["map_surface"] = maps.surface(solid, chosen, title="Surface")
+    section.figures["map_sections"] = maps.sections(volume, grid.pixel_size)
+    section.figures["map_projections"] = maps.projections(volume, grid.pixel_size)
+    return section
+
+
+def resolution_section(reconstruction: Reconstruction) -> Section:
+    """The curves of fsc.csv, and how the maps' amplitudes fall off."""
+    volumes = {path.stem.replace("_", " "): read_volume(path) for path in reconstruction.map_paths(*reversed(MAPS))}
+    grid = next(iter(volumes.values()))[1]
+    section = Section("Resolution", "Fourier shell correlation between the two half-maps.")
+    spec, figure = curves.fsc(reconstruction.correlations(), grid.pixel_size, grid.box_size)
+    section.figures["fsc"] = (spec, figure)
+    rows = [(one["name"], *(_angstrom(one["resolution"][t]) for t in ("0.143", "0.5"))) for one in spec["series"]]
+    section.tables.append([("curve", "FSC = 0.143", "FSC = 0.5"), *rows])
+    drawn = {name: values for name, (values, _) in volumes.items()}
+    section.figures["guinier"] = curves.guinier(drawn, grid.pixel_size)
+    return section
 
 
 def training_section(reconstruction: Reconstruction) -> list[Section]:
@@ -97,66 +122,61 @@ def latent_section(
     return section
 
 
-def states_section(
-    states: States, volumes: Sequence[np.ndarray], pixel_size: float, level: float, view: np.ndarray
-) -> Section:
+def states_section(states: States, volumes: Sequence[np.ndarray], look: Look) -> Section:
     """The map and the number of particles of every state."""
     names = [str(k) for k in range(len(volumes))]
+    colours = style.state_colours(len(volumes))
+    counts = states.counts.tolist()
     section = Section(
         "States",
         "k-means of the latent, numbered along the first principal component. In the sections, orange is what a state"
         " has more of than the mean of the states, blue what it has less of.",
     )
-    colours = style.state_colours(len(volumes))
     section.figures["state_surfaces"] = strips.surface_strip(
-        volumes, names, "Map at the centre of each state", level=level, view=view, colours=colours
+        volumes, names, "Map at the centre of each state", level=look.level, view=look.view, colours=colours
     )
     shown = np.unique(np.linspace(0, len(volumes) - 1, min(10, len(volumes))).round().astype(int))
     section.figures["state_sections"] = strips.section_strip(
-        [volumes[k] for k in shown], [names[k] for k in shown], pixel_size, "Sections of the states"
+        [volumes[k] for k in shown], [names[k] for k in shown], look.pixel_size, "Sections of the states"
     )
     section.figures["state_counts"] = curves.bars(
-        dict(zip(names, states.counts.tolist(), strict=True)), "Particles in each state", colours=colours
+        dict(zip(names, counts, strict=True)), "Particles in each state", colours=colours
     )
-    total = max(int(states.counts.sum()), 1)
-    section.tables.append(
-        [
-            ("state", "particles", "share", "particle at the centre"),
-            *(
-                (k, n, f"{n / total:.1%}", f"row {row}")
-                for k, (n, row) in enumerate(zip(states.counts.tolist(), states.rows.tolist(), strict=True))
-            ),
-        ]
-    )
+    header = ("state", "particles", "share", "particle at the centre (row, from 0)")
+    listed = zip(counts, states.rows.tolist(), strict=True)
+    rows = [(k, count, f"{count / max(sum(counts), 1):.1%}", row) for k, (count, row) in enumerate(listed)]
+    section.tables.append([header, *rows])
     return section
 
 
 def traversal_section(
-    component: int,
-    volumes: Sequence[np.ndarray],
-    places: np.ndarray,
-    share: float,
-    pixel_size: float,
-    level: float,
-    view: np.ndarray,
+    component: int, volumes: Sequence[np.ndarray], places: np.ndarray, share: float, look: Look
 ) -> Section:
-    """The maps along one principal component."""
+    """The maps along one principal component (0 is the first), and a film of the first."""
     names = [f"{place:.2g}" for place in places]
     number = component + 1
-    section = Section(
-        f"Motion along PC {number}",
-        f"{share:.0%} of the latent variance; from the 5th to the 95th percentile of the particles.",
-    )
-    title = f"Maps along PC {number}"
+    text = f"{share:.0%} of the latent variance; from the 5th to the 95th percentile of the particles."
+    section = Section(f"Motion along PC {number}", text)
     if component == 0:
-        section.films["motion along PC 1"] = film.surface_film(volumes, level=level, view=view)
+        section.films["motion along PC 1"] = film.surface_film(volumes, level=look.level, view=look.view)
     section.figures[f"pc{number}_surfaces"] = strips.surface_strip(
-        volumes, names, title, level=level, view=view, columns=5
+        volumes, names, f"Maps along PC {number}", level=look.level, view=look.view
     )
     section.figures[f"pc{number}_sections"] = strips.section_strip(
-        volumes, names, pixel_size, f"Sections along PC {number}"
+        volumes, names, look.pixel_size, f"Sections along PC {number}"
     )
     return section
+
+
+def resolution_line(reconstruction: Reconstruction) -> str:
+    """The resolution that fsc.csv states at 0.143, of its most trusted curve."""
+    path = reconstruction.map_path(*MAPS)
+    found = reconstruction.correlations()
+    name = next((name for name in ("corrected", "masked", "unmasked") if name in found), None)
+    if path is None or name is None:
+        return "resolution not known"
+    shell = first_shell_below(torch.from_numpy(found[name]), 0.143)
+    return f"{read_volume(path)[1].resolution_of(shell):.2f} Å (FSC 0.143, {name})"
 
 
 def _uncertainty(reconstruction: Reconstruction, components: Components) -> str:
@@ -174,17 +194,3 @@ def _uncertainty(reconstruction: Reconstruction, components: Components) -> str:
 
 def _angstrom(resolution: float | None) -> str:
     return "not reached" if resolution is None else f"{resolution:.2f} Å"
-
-
-def resolution_line(reconstruction: Reconstruction) -> str:
-    """The resolution that fsc.csv states at 0.143, of its most trusted curve."""
-    from frazil.data.mrc import read_volume
-
-    path = reconstruction.map_path("consensus.mrc", "consensus_sharpened.mrc")
-    found = reconstruction.correlations()
-    name = next((name for name in ("corrected", "masked", "unmasked") if name in found), None)
-    if path is None or name is None:
-        return "resolution not known"
-    grid = read_volume(path)[1]
-    shell = first_shell_below(torch.from_numpy(found[name]), 0.143)
-    return f"{grid.resolution_of(shell):.2f} Å (FSC 0.143, {name})"

@@ -65,7 +65,11 @@ class Reconstruction:
 
     def map_path(self, *names: str) -> Path | None:
         """The first of these files that the job made."""
-        return next((self.outputs / name for name in names if (self.outputs / name).exists()), None)
+        return next(iter(self.map_paths(*names)), None)
+
+    def map_paths(self, *names: str) -> list[Path]:
+        """Those of these files that the job made."""
+        return [self.outputs / name for name in names if (self.outputs / name).exists()]
 
     def correlations(self) -> dict[str, np.ndarray]:
         """The curves of fsc.csv by name, on shells 0, 1, ...; empty when there is no such file."""

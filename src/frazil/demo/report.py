@@ -184,7 +184,8 @@ def real_report(job: Job, made: Path, reference: Path | None, scores: dict[str, 
     """Write the report of the real story; returns how good the map is, in one line."""
     volume, grid = read_volume(made / "outputs" / "consensus_sharpened.mrc")
     section = Section("Apoferritin", "1,000 particles of EMPIAR-10146; the helices stand round the 4-fold axis.")
-    section.figures["four_fold"] = maps.surface(volume, views=FOLDS, title="Surface")
+    mask = read_volume(made / "outputs" / "mask.mrc")[0]
+    section.figures["four_fold"] = maps.surface(volume * mask, views=FOLDS, title="Surface")
     section.figures["sections"] = maps.sections(volume, grid.pixel_size)
     sections = [section]
     half_a, half_b = (read_volume(made / "outputs" / f"half_{half}.mrc")[0] for half in "ab")
