@@ -157,6 +157,9 @@ def test_star_and_cs_of_the_same_particles_agree(data_folder: Path) -> None:
         assert torch.allclose(value, cs.optics.__dict__[name], atol=0.05 if "defocus" in name else 1e-5), name
     assert torch.equal(star.images(slice(None)), cs.images(slice(None)))
     assert cs.sign is not None and cs.sign.tolist() == [-1] * 7
+    # seven raw images are enough to see it
+    assert any("look darker than the background" in warning for warning in recognise(star.path).warnings)
+    assert recognise(cs.path).facts["stated_contrast"] == "dark"
 
 
 def test_blocks_in_reverse_order_are_the_same_particles(data_folder: Path) -> None:

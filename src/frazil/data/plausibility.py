@@ -19,6 +19,8 @@ SAMPLE = 256  # images looked at
 HEADERS = 64  # stacks whose headers are compared with the table
 # of the half side of the box: where a particle surely is, and where surely only background
 INSIDE, OUTSIDE = 0.5, 0.9
+# a contrast is believed from this many deviations of the background, and this many of its own error
+SEEN, SURE = 0.01, 3.5
 
 
 def particle_facts(particles: Particles) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def particle_facts(particles: Particles) -> dict[str, Any]:
     sizes = sorted({group.pixel_size for group in listing.groups if group.pixel_size})
     voltages = [] if optics is None else sorted({round(float(v), 3) for v in optics.voltage.unique()})
     missing = listing.files.missing()
+    dark = None if particles.sign is None or particles.count == 0 else bool(particles.sign[0] < 0)
     halves = None if particles.half_set is None else torch.bincount(particles.half_set, minlength=2).tolist()
     return {
         "count": particles.count,
@@ -52,6 +55,7 @@ def particle_facts(particles: Particles) -> dict[str, Any]:
         "defocus_range": None if optics is None else [float(optics.defocus_v.min()), float(optics.defocus_u.max())],
         "voltage": _one_or_all(voltages),
         "half_sets": halves,
+        "stated_contrast": None if dark is None else "dark" if dark else "bright",
         "stacks": len(listing.files.names),
         "stacks_missing": len(missing),
     }
@@ -210,7 +214,7 @@ def _sample_warnings(particles: Particles, here: np.ndarray) -> Iterator[str]:
     if not 0.3 < deviation < 3 or abs(mean) > 0.5 * deviation:
         yield f"images are not normalised: background mean {mean:.3g}, deviation {deviation:.3g} (0 and 1 are usual)"
     stated = None if particles.sign is None else int(particles.sign[0])
-    if contrast < -0.02 and certainty < -4:
+    if contrast < -SEEN and certainty < -SURE:
         yield "particles look darker than the background, as in raw micrographs; densities will be turned to bright"
-    elif stated == -1 and contrast > 0.02 and certainty > 4:
+    elif stated == -1 and contrast > SEEN and certainty > SURE:
         yield "the table says particles are dark, but they look bright"
