@@ -222,7 +222,7 @@ def _mark(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
     from matplotlib import patheffects
 
     known = np.flatnonzero(np.isfinite(points).all(axis=1))
-    points, names = points[known], [names[i] for i in known]
+    points, names = points[known], [names[int(i)] for i in known]
     if not len(points):
         return
     halo = [patheffects.withStroke(linewidth=2.4, foreground="white")]
