@@ -80,8 +80,9 @@ def read_images(particles: Particles, config: Config, job: Job, sign: float) -> 
             remedy=f"give at most {grid.box_size}",
         )
     side = grid.box_size if options.box is None else options.box
-    # half a plane of float16 pairs, and about ten copies of the networks' largest layers
-    job.announce_memory(particles.count * 1.6 * side**2 * 4 / 2 + 1.5e8, "the images' Fourier coefficients")
+    # half a disc of float16 pairs per image; the rest is one batch of activations, weights and their moments
+    size = particles.count * torch.pi / 8 * side**2 * 4 + 5e8
+    job.announce_memory(size, "the images' Fourier coefficients and the networks")
     with job.progress(particles.count, "reading images") as progress:
         return standardise(
             particles,
