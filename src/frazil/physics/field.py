@@ -26,8 +26,8 @@ Encoding = Literal["gaussian", "geom_ft", "geom_full", "geom_lowf", "geom_nohigh
 Domain = Literal["fourier", "hartley"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
 
-# frequencies handed to the network at once when a volume is decoded: bounds memory to a few tens of MB
-POINTS_AT_ONCE = 32768
+# frequencies handed to the network at once when a volume is decoded: activations stay in the cache of a processor
+POINTS_AT_ONCE = 4096
 
 
 def encoding_frequencies(
