@@ -56,3 +56,9 @@ def test_damaged_latents_are_refused(ensemble_job: Path) -> None:
     (outputs / "latent.npy").write_bytes(b"no array")
     with pytest.raises(InputError, match=r"latent.npy: not a readable NumPy array"):
         read_reconstruction(ensemble_job)
+
+
+def test_the_symmetry_of_the_job_is_read_from_its_record(rigid_job: Path) -> None:
+    assert read_reconstruction(rigid_job).symmetry == "C1"
+    (rigid_job / "job.toml").write_text('[reconstruct]\nsymmetry = "O"\n')
+    assert read_reconstruction(rigid_job).symmetry == "O"

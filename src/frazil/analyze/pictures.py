@@ -15,6 +15,7 @@ from frazil.data.mrc import read_volume
 from frazil.figures import curves, film, latent, maps, poses, raymarch, strips, style
 from frazil.figures.section import Section
 from frazil.numerics.shells import first_shell_below
+from frazil.numerics.symmetry import point_group
 
 # the consensus maps of a job, the one to look at first
 MAPS = ("consensus_sharpened.mrc", "consensus.mrc")
@@ -42,8 +43,12 @@ def consensus_sections(reconstruction: Reconstruction, level: float | None) -> l
             sections.append(resolution_section(reconstruction))
     pose = reconstruction.particles().pose
     if pose is not None:
-        section = Section("Poses", f"{len(pose):,} particles.")
-        section.figures["viewing_directions"] = poses.angular_distribution(pose)
+        symmetry = reconstruction.symmetry
+        copies = (
+            "" if symmetry.upper() == "C1" else f" Directions are shown in all copies of the point group {symmetry}."
+        )
+        section = Section("Poses", f"{len(pose):,} particles.{copies}")
+        section.figures["viewing_directions"] = poses.angular_distribution(pose, symmetry=point_group(symmetry))
         section.figures["shifts"] = poses.shifts(pose)
         sections.append(section)
     return sections

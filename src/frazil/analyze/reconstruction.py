@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,15 @@ class Reconstruction:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
         names = [name for name in (rows[0] if rows else {}) if not name.lower().startswith(PLACES)]
         return {name.replace("_", " "): np.array([_number(row[name]) for row in rows]) for name in names}
+
+    @property
+    def symmetry(self) -> str:
+        """The point group that the job was given; C1 when its record does not say."""
+        try:
+            record = tomllib.loads((self.folder / "job.toml").read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError):
+            return "C1"
+        return str(record.get("reconstruct", {}).get("symmetry", "C1"))
 
     def records(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, oldest first."""
