@@ -17,7 +17,7 @@ from frazil.errors import InputError
 from frazil.inference.objective import squared_error
 from frazil.numerics.fourier import images_to_coefficients
 from frazil.reconstruct import Config
-from frazil.reconstruct.autoencoder import Autoencoder, beta_schedule
+from frazil.reconstruct.autoencoder import BFLOAT16_INSTRUCTIONS, Autoencoder, beta_schedule, choose_precision
 from frazil.reconstruct.coefficients import circular_window, standardise
 from frazil.reconstruct.neural import read_images
 from frazil.reconstruct.neural_config import NeuralConfig
@@ -31,12 +31,16 @@ def particles(small_stack: Path) -> Particles:
     return read_particles(small_stack)
 
 
-def autoencoder(particles: Particles, *, precision: torch.dtype | None = None, **options: object) -> Autoencoder:
+def autoencoder(
+    particles: Particles, *, precision: torch.dtype | None = None, device: str = "cpu", **options: object
+) -> Autoencoder:
     torch.manual_seed(1)
     config = NeuralConfig.model_validate(SMALL | options)
     images = standardise(particles, sign=1, box=config.box)
     assert particles.pose is not None
-    return Autoencoder(images, particles.pose, particles.optics, config, latent_dim=2, precision=precision)
+    return Autoencoder(
+        images, particles.pose, particles.optics, config, latent_dim=2, device=device, precision=precision
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -168,6 +172,25 @@ def test_a_poisoned_image_gives_no_finite_loss_and_is_blamed_by_name(particles: 
 @pytest.mark.parametrize(("beta", "expected"), [("auto", 0.25), (2.0, 2.0), ("b", 5.0)])
 def test_beta_is_a_number_the_inverse_of_the_latent_dimension_or_a_schedule(beta: float | str, expected: float) -> None:
     assert beta_schedule(beta, 4)(0) == expected
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, None)])
+def test_half_precision_is_chosen_where_the_processor_has_it(monkeypatch, fast: bool, expected: object) -> None:
+    for name in BFLOAT16_INSTRUCTIONS:
+        monkeypatch.setattr(torch.cpu, name, lambda: fast, raising=False)
+    assert choose_precision("auto", "cpu") == expected
+    assert choose_precision("float32", "cpu") is None
+    assert choose_precision("bfloat16", "cpu") == torch.bfloat16
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_loss_of_the_cpu(particles: Particles) -> None:
+    losses = []
+    for device in ("cpu", "cuda"):
+        task = autoencoder(particles, device=device)
+        with torch.no_grad():
+            losses.append(task._error(task.batch(torch.arange(8)), torch.ones(8, 2, device=device)).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- command

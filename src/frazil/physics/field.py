@@ -226,7 +226,7 @@ class Field(Density):
         scale = self.network.grid.pixel_size / grid.extent
         radius = index.to(torch.float64).norm(dim=-1)
         known = torch.nonzero((radius * scale < self._limit) & (radius < (n - 1) // 2 + 0.5))[:, 0]
-        spectrum = torch.zeros(index.shape[0], dtype=torch.complex64, device=device).to(self._complex)
+        spectrum = torch.zeros(index.shape[0], dtype=self._complex, device=device)
         pieces: list[Tensor] = []
         for rows in known.split(POINTS_AT_ONCE):
             points = index[rows].to(self.latent.dtype) * scale

@@ -25,6 +25,8 @@ from frazil.reconstruct.neural_config import NeuralConfig
 
 # points of the field evaluated at once on a CPU, so that activations stay in its cache
 POINTS_AT_ONCE = 3200
+# torch's questions whether a CPU multiplies bfloat16 numbers; older versions lack some
+BFLOAT16_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 # of the coefficients drawn for a step, this share is spent on the lowest frequencies, which are all taken
 SHARE_ALWAYS_DRAWN = 0.5
 
@@ -199,7 +201,7 @@ def choose_precision(name: str, device: str) -> torch.dtype | None:
     if name == "float32":
         return None
     if device == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = any(getattr(torch.cpu, name, bool)() for name in BFLOAT16_INSTRUCTIONS)
     else:
         fast = torch.cuda.is_bf16_supported()
     return torch.bfloat16 if fast or name == "bfloat16" else None
