@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frazil.inference.objective import BETA_SCHEDULES, BetaSchedule, latent_price, squared_error
-from frazil.inference.streamed import streamed_mean_error
+from frazil.inference.streamed import one_thread_per_operation, streamed_mean_error
 from frazil.numerics.fourier import half_plane, images_to_coefficients
 
 
@@ -48,12 +48,13 @@ def cubic(weight: torch.Tensor):
     return lambda rows, tensors: ((tensors[0] @ weight) ** 3).sum(-1)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("images_at_once", [1, 3, 7])
-def test_streaming_changes_neither_value_nor_gradient(images_at_once: int) -> None:
+def test_streaming_changes_neither_value_nor_gradient(images_at_once: int, workers: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    mean = streamed_mean_error(cubic(weight), (x,), [weight], images_at_once)
+    mean = streamed_mean_error(cubic(weight), (x,), [weight], images_at_once, workers)
     plain = ((x @ weight) ** 3).sum(-1).mean()
     assert torch.allclose(mean, plain)
     streamed = torch.autograd.grad(2 * mean, (x, weight))
@@ -73,3 +74,23 @@ def test_nothing_is_differentiated_when_no_gradient_is_wanted() -> None:
     with torch.no_grad():
         mean = streamed_mean_error(cubic(torch.ones(3, 2)), (torch.ones(4, 3),), [], 2)
     assert mean == 54
+
+
+def test_one_thread_per_operation_holds_within_the_block() -> None:
+    before = torch.get_num_threads()
+    with one_thread_per_operation() as threads:
+        assert threads == before
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_streaming_is_repeatable_bit_for_bit(workers: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(40, 8), torch.randn(8, 8, requires_grad=True)
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(streamed_mean_error(cubic(weight), (x,), [weight], 1, workers), weight)[0]
+
+    first = gradient()
+    assert all(torch.equal(first, gradient()) for _ in range(5))

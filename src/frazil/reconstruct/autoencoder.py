@@ -23,7 +23,7 @@ from frazil.physics.pose import Pose
 from frazil.reconstruct.coefficients import StandardisedImages
 from frazil.reconstruct.neural_config import NeuralConfig
 
-# points of the field evaluated at once on a CPU, so that activations stay in its cache
+# points of the field that a worker evaluates at once on a CPU, so that activations stay in its cache
 POINTS_AT_ONCE = 3200
 # torch's questions whether a CPU multiplies bfloat16 numbers; older versions lack some
 BFLOAT16_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -54,7 +54,8 @@ class Autoencoder(Task):
     Args:
         images: standardised coefficients of all particles. pose: of all particles. optics: of all particles, or None.
         config: sizes, rates, schedules. latent_dim: latent coordinates. device: where to compute.
-        precision: of the field's matrix products, None for float32. names: how a message calls a row.
+        precision: of the field's matrix products, None for float32. workers: threads that share a
+            batch. names: how a message calls a row.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Autoencoder(Task):
         latent_dim: int,
         device: str = "cpu",
         precision: torch.dtype | None = None,
+        workers: int = 1,
         names: Callable[[int], str] | None = None,
     ) -> None:
         self.images, self.config, self.device = images, config, torch.device(device)
@@ -90,8 +92,10 @@ class Autoencoder(Task):
         self.beta = beta_schedule(config.beta, latent_dim)
         # the origin is left out: it carries the mean of the image, which standardisation has set
         self.weight = self.layout.weight * (self.layout.radius > 0)
+        self.workers = workers
         points = round(config.coefficients * self.layout.count)
-        self.images_at_once = max(1, POINTS_AT_ONCE // points) if self.device.type == "cpu" else config.batch_size
+        fits = max(1, min(POINTS_AT_ONCE // points, config.batch_size // workers))
+        self.images_at_once = fits if self.device.type == "cpu" else config.batch_size
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything with a state, by name."""
@@ -165,7 +169,7 @@ class Autoencoder(Task):
             return squared_error(torch.view_as_complex(values), observed, weight)
 
         per_image = (self.field.perceptron.entry_bias(latent), points, images)
-        return streamed_mean_error(error_of, per_image, weights.tensors(), self.images_at_once)
+        return streamed_mean_error(error_of, per_image, weights.tensors(), self.images_at_once, self.workers)
 
     def _draw_coefficients(self) -> tuple[Tensor, Tensor] | None:
         """Which coefficients this step looks at, and weights that keep the expected loss what it is."""

@@ -12,6 +12,7 @@ from frazil.engine.files import write_npy
 from frazil.engine.train import train
 from frazil.errors import InputError
 from frazil.inference.posteriors import LatentPosterior
+from frazil.inference.streamed import one_thread_per_operation
 from frazil.physics.field import FieldEnsemble
 from frazil.reconstruct.autoencoder import Autoencoder, choose_precision
 from frazil.reconstruct.coefficients import StandardisedImages, standardise
@@ -41,18 +42,19 @@ def train_neural(particles: Particles, config: Config, job: Job, *, sign: float)
         FrazilError: if training diverges.
     """
     images = read_images(particles, config, job, sign)
-    task = build_task(images, particles, config, job)
-    train(
-        task,
-        count=particles.count,
-        batch_size=config.train.batch_size,
-        epochs=config.train.epochs,
-        accumulate=config.train.accumulate,
-        checkpoint_every=config.train.checkpoint_every,
-        seed=config.seed,
-        job=job,
-        name="neural",
-    )
+    with one_thread_per_operation() as workers:
+        task = build_task(images, particles, config, job, workers)
+        train(
+            task,
+            count=particles.count,
+            batch_size=config.train.batch_size,
+            epochs=config.train.epochs,
+            accumulate=config.train.accumulate,
+            checkpoint_every=config.train.checkpoint_every,
+            seed=config.seed,
+            job=job,
+            name="neural",
+        )
     posterior = latents_of_all(task)
     write_npy(job.outputs / "latent.npy", posterior.mean.numpy())
     write_npy(job.outputs / "latent_covariance.npy", posterior.covariance().numpy())
@@ -93,7 +95,9 @@ def read_images(particles: Particles, config: Config, job: Job, sign: float) -> 
         )
 
 
-def build_task(images: StandardisedImages, particles: Particles, config: Config, job: Job) -> Autoencoder:
+def build_task(
+    images: StandardisedImages, particles: Particles, config: Config, job: Job, workers: int = 1
+) -> Autoencoder:
     """The autoencoder with its first weights, drawn from the seed."""
     assert particles.pose is not None
     precision = choose_precision(config.train.precision, job.device)
@@ -106,6 +110,7 @@ def build_task(images: StandardisedImages, particles: Particles, config: Config,
         latent_dim=config.latent_dim,
         device=job.device,
         precision=precision,
+        workers=workers if job.device == "cpu" else 1,
         names=particles.name,
     )
     weights = sum(parameter.numel() for module in task.modules().values() for parameter in module.parameters())
