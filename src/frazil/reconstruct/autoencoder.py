@@ -128,8 +128,8 @@ class Autoencoder(Task):
         return super().name_of(row) if self.names is None else f"particle {self.names(row)}"
 
     def encode(self, batch: Batch) -> LatentPosterior:
-        """Latent posteriors of a batch; the encoder sees phase-flipped images."""
-        return self.encoder(batch.images * torch.sign(batch.transfer))
+        """Latent posteriors of a batch; the encoder sees phase-flipped images without their mean."""
+        return self.encoder(batch.images * (torch.sign(batch.transfer) * (self.weight > 0)))
 
     @torch.no_grad()
     def posterior(self, rows: Int[Tensor, " batch"]) -> LatentPosterior:
