@@ -16,6 +16,8 @@ from frazil.data.stack import Particles, read_particles
 from frazil.errors import InputError
 from frazil.inference.objective import squared_error
 from frazil.numerics.fourier import images_to_coefficients
+from frazil.physics.field import slice_points
+from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.autoencoder import BFLOAT16_INSTRUCTIONS, Autoencoder, beta_schedule, choose_precision
 from frazil.reconstruct.coefficients import circular_window, standardise
@@ -169,6 +171,17 @@ def test_a_poisoned_image_gives_no_finite_loss_and_is_blamed_by_name(particles: 
     assert task.blame(rows).tolist() == [5]
 
 
+def test_a_field_trained_on_cropped_images_is_seen_at_their_own_pixel_size(particles: Particles) -> None:
+    task = autoencoder(particles, box=16)
+    rows, latent = torch.arange(3), torch.zeros(3, 2)
+    still = Pose(particles.pose[rows].rotation, torch.zeros(3, 2))
+    with torch.no_grad():
+        full = task.field.density(latent).project(still, particles.grid, particles.grid.half_plane(7))
+        points = slice_points(still.rotation, task.layout, 1 / 16)
+        values = torch.view_as_complex(task.field(latent, points)) * task.images.deviation
+    assert torch.allclose(full[:, 1:], values[:, 1:], rtol=1e-3, atol=1e-3 * task.images.deviation)
+
+
 @pytest.mark.parametrize(("beta", "expected"), [("auto", 0.25), (2.0, 2.0), ("b", 5.0)])
 def test_beta_is_a_number_the_inverse_of_the_latent_dimension_or_a_schedule(beta: float | str, expected: float) -> None:
     assert beta_schedule(beta, 4)(0) == expected
@@ -227,6 +240,9 @@ def test_every_option_of_training_runs(run_frazil, small_stack: Path, tmp_path: 
     )
     assert done.code == 0, done.stderr
     assert np.isfinite(np.load(job / "outputs" / "latent.npy")).all()
+    given, written = read_particles(small_stack).pose, read_particles(job / "outputs" / "particles.star").pose
+    moved = (written.rotation - given.rotation).abs().max().item()
+    assert moved > 1e-4 if "refine-poses" in flags else moved < 1e-5
 
 
 def test_a_box_larger_than_the_images_is_refused(particles: Particles, small_stack: Path) -> None:

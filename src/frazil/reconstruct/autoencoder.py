@@ -87,7 +87,7 @@ class Autoencoder(Task):
             sigma=config.encoding_sigma,
             domain=config.domain,
         ).to(device)
-        self.field.amplitude.fill_(images.deviation)
+        self.field.amplitude.fill_(images.amplitude)
         self.poses = PoseTable(self.pose, images.grid.pixel_size).to(device) if config.refine_poses else None
         self.beta = beta_schedule(config.beta, latent_dim)
         # the origin is left out: it carries the mean of the image, which standardisation has set
@@ -135,6 +135,13 @@ class Autoencoder(Task):
     def posterior(self, rows: Int[Tensor, " batch"]) -> LatentPosterior:
         """Latent posteriors of some particles with the networks as they are now."""
         return self.encode(self.batch(rows))
+
+    @torch.no_grad()
+    def refined_poses(self) -> Pose | None:
+        """The poses of all particles as they are now, if they are refined."""
+        if self.poses is None:
+            return None
+        return self.poses(torch.arange(len(self.images), device=self.device)).to("cpu")
 
     def batch(self, rows: Int[Tensor, " batch"], *, moving: bool = False) -> Batch:
         """Images, CTF and present poses of some particles; differentiable in the poses if they are ``moving``."""

@@ -31,13 +31,15 @@ class StandardisedImages:
 
     Attributes:
         values: (particles, coefficients, real and imaginary part), float16. layout: which coefficients. grid: of the
-            images after cropping. deviation: what they were divided by.
+            images after cropping. deviation: what they were divided by. amplitude: the same for a density on ``grid``,
+            whose voxels may be larger than the pixels of the images.
     """
 
     values: Float[Tensor, "particles coefficients 2"]
     layout: HalfPlane
     grid: Grid
     deviation: float
+    amplitude: float
 
     def __getitem__(self, rows: Int[Tensor, " batch"]) -> Complex[Tensor, "batch coefficients"]:
         return torch.view_as_complex(self.values[rows].to(torch.float32))
@@ -89,7 +91,8 @@ def standardise(
         values[rows] = torch.view_as_real(coefficients).to(torch.float16)
         if advance is not None:
             advance(len(images))
-    return StandardisedImages(values, grid.half_plane(), grid, abs(deviation))
+    amplitude = abs(deviation) * (full.pixel_size / grid.pixel_size) ** 3
+    return StandardisedImages(values, grid.half_plane(), grid, abs(deviation), amplitude)
 
 
 def _deviation(particles: Particles, outside: Tensor) -> float:

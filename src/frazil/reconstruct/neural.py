@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from frazil.data.ensemble import save_ensemble
-from frazil.data.stack import Particles
+from frazil.data.stack import Particles, write_particles_star
 from frazil.engine.files import write_npy
 from frazil.engine.train import train
 from frazil.errors import InputError
@@ -29,7 +29,8 @@ def train_neural(particles: Particles, config: Config, job: Job, *, sign: float)
     """Train the autoencoder and write what it has learnt into the job.
 
     Writes outputs/latent.npy (particles, latent), latent_covariance.npy (particles, latent, latent), and the ensemble:
-    ensemble.safetensors and ensemble.json. An interrupted job goes on from its checkpoint.
+    ensemble.safetensors and ensemble.json; particles.star is written again if poses were refined. An interrupted job goes
+    on from its checkpoint.
 
     Args:
         particles: with poses. config: of the verb. sign: +1 if particles are bright in the images, -1 if dark.
@@ -59,6 +60,8 @@ def train_neural(particles: Particles, config: Config, job: Job, *, sign: float)
     write_npy(job.outputs / "latent.npy", posterior.mean.numpy())
     write_npy(job.outputs / "latent_covariance.npy", posterior.covariance().numpy())
     save_ensemble(job.outputs, FieldEnsemble(task.field.cpu()))
+    if (pose := task.refined_poses()) is not None:
+        write_particles_star(particles, job.outputs / "particles.star", pose=pose)
     divergence = posterior.divergence().mean().item()
     job.metric(latent_divergence=divergence)
     return f"{divergence:.1f} nats of conformation per particle"
