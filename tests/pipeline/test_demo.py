@@ -126,3 +126,17 @@ def test_a_failing_step_ends_the_demo_with_its_reason(tmp_path: Path) -> None:
     code, said = _run("demo", "--out", str(tmp_path / "out"), *TINY)
     assert code == 1
     assert "this folder has outputs but is no job" in said and "the step simulate of the demo failed" in said
+
+
+def test_a_demo_stopped_in_a_step_is_interrupted_and_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import frazil.simulate
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(frazil.simulate, "run", stopped)
+    code, said = _run("demo", "--out", str(tmp_path / "demo"), *TINY)
+    assert code == 130 and "the same command goes on where it stopped" in said
+    assert json.loads((tmp_path / "demo" / "status.json").read_text())["state"] == "interrupted"

@@ -36,8 +36,9 @@ class Steps:
 
         Raises:
             FrazilError: the command failed; it has said why.
+            KeyboardInterrupt: it was stopped with Ctrl-C.
         """
-        from frazil.cli import main
+        from frazil.cli import INTERRUPTED, main
 
         folder = self.folder(name)
         command = [*words, "--out", str(folder)]
@@ -45,6 +46,8 @@ class Steps:
         if self.config.again and not self.job.resumed:
             command.append("--again")
         code = main([*command, *self._machine(words[0])])
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
         if code:
             raise FrazilError(f"the step {words[0]} of the demo failed; the line above says why")
         return folder
