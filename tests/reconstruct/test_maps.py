@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from frazil.numerics.masks import soft_sphere
-from frazil.numerics.shells import filter_shells, low_pass
+from frazil.numerics.shells import filter_shells, first_shell_below, low_pass, shell_correlation
 from frazil.physics.grid import Grid
-from frazil.reconstruct.maps import believed, contrast_of, finish_maps, guinier_b_factor, outline
+from frazil.reconstruct.maps import (
+    SOLVENT_GAIN,
+    believed,
+    contrast_of,
+    finish_maps,
+    guinier_b_factor,
+    outline,
+    solvent_window,
+)
 
 GRID = Grid(48, 2.0)
 
@@ -61,3 +69,22 @@ def test_belief_never_rises_again_and_never_falls_below_zero():
     assert bool((weight[1:] <= weight[:-1]).all())
     assert float(weight.min()) >= 0
     assert float(weight[2]) == pytest.approx((0.98 + 0.9 + 0.5) / 3)
+
+
+def test_far_from_the_molecule_the_noise_is_turned_down_and_near_it_nothing_changes():
+    grid = Grid(64, 4.0)
+    window = solvent_window(soft_sphere(64, 10, 2), grid)
+    assert torch.all(window[soft_sphere(64, 12, 0) > 0.5] == 1)
+    torch.testing.assert_close(window[0, 0], torch.full((64,), SOLVENT_GAIN))
+    assert torch.all(solvent_window(torch.zeros(64, 64, 64), grid) == 1)
+
+
+def test_turning_the_solvent_down_brings_a_noisy_map_closer_to_the_truth():
+    generator = torch.Generator().manual_seed(5)
+    grid, truth = Grid(64, 4.0), torch.zeros(64, 64, 64)
+    truth[22:42, 22:42, 22:42] = low_pass(torch.randn(64, 64, 64, generator=generator), 25)[22:42, 22:42, 22:42]
+    noisy = truth + truth.std() * 3 * torch.randn(64, 64, 64, generator=generator)
+    quiet = noisy * solvent_window(soft_sphere(64, 18, 2), grid)
+    assert first_shell_below(shell_correlation(quiet, truth), 0.3) > first_shell_below(
+        shell_correlation(noisy, truth), 0.3
+    )

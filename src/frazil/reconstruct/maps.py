@@ -7,9 +7,10 @@ from typing import final
 
 import torch
 from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 
-from frazil.numerics.masks import mask_from_volume, soft_sphere
+from frazil.numerics.masks import mask_from_volume, raised_cosine, soft_sphere
 from frazil.numerics.resolution import HalfMapCorrelation, compare_half_maps
 from frazil.numerics.shells import filter_shells, first_shell_below, low_pass, shell_power
 from frazil.physics.grid import Grid
@@ -18,6 +19,8 @@ from frazil.physics.grid import Grid
 MASK_RESOLUTION = 15.0
 MASK_LARGEST_SHELL = 0.4
 MASK_EXTEND, MASK_EDGE = 6.0, 8.0
+# far from the molecule a map is noise: it is turned down to this, beyond a margin and over a wide edge (Å)
+SOLVENT_GAIN, SOLVENT_MARGIN, SOLVENT_EDGE = 0.55, 10.0, 30.0
 # Guinier plots are straight between these (Å); B factors beyond the limit are not believed
 GUINIER_FROM = 10.0
 LARGEST_SHARPENING = 400.0
@@ -29,8 +32,9 @@ class Consensus:
     """The maps of one structure, all on the same grid and with bright density.
 
     Attributes:
-        half_a, half_b: unfiltered. filtered: all particles, Wiener filtered by the FSC of the halves. sharpened: filtered,
-            with the B factor taken away. mask: soft outline. correlation: of the halves. b_factor: Å^2, negative sharpens.
+        half_a, half_b: unfiltered. filtered: all particles, Wiener filtered by the FSC of the halves and quieter far from
+            the molecule. sharpened: filtered, with the B factor taken away. mask: soft outline. correlation: of the halves.
+            b_factor: Å^2, negative sharpens.
     """
 
     half_a: Float[Tensor, "n n n"]
@@ -71,6 +75,19 @@ def outline(volume: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"
     smooth = torch.where(sphere, smooth, smooth.min())
     extend = max(MASK_EXTEND / grid.pixel_size, 2.0)
     return mask_from_volume(smooth, threshold, extend, max(MASK_EDGE / grid.pixel_size, 3.0))
+
+
+def solvent_window(mask: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
+    """1 in and near the mask, falling to `SOLVENT_GAIN` far from it.
+
+    Where there is no molecule the best estimate is nothing, but a mask may be wrong: the noise is turned down, not cut, so
+    that whatever the mask missed is still to be seen. Without it, half of the map's error lies outside the molecule.
+    """
+    inside = (mask > 0.5).cpu().numpy()
+    if not inside.any():
+        return torch.ones_like(mask)
+    distance = torch.from_numpy(ndimage.distance_transform_edt(~inside)).to(mask) * grid.pixel_size
+    return SOLVENT_GAIN + (1 - SOLVENT_GAIN) * raised_cosine(distance - SOLVENT_MARGIN, SOLVENT_EDGE)
 
 
 def _otsu(values: Float[Tensor, " count"]) -> float:
@@ -132,5 +149,6 @@ def finish_maps(
     b_factor = guinier_b_factor(both * mask, grid, resolution)
     squared = (torch.arange(len(full), dtype=torch.float64) / grid.extent) ** 2
     sharpening = full.sqrt() * torch.exp(-b_factor / 4 * squared)
-    filtered, sharpened = filter_shells(both, full), filter_shells(both, sharpening)
+    quiet = both * solvent_window(mask, grid)
+    filtered, sharpened = filter_shells(quiet, full), filter_shells(quiet, sharpening)
     return Consensus(half_a, half_b, filtered, sharpened, mask, correlation, grid, b_factor)
