@@ -138,17 +138,18 @@ class _HalfPrecisionPass(torch.autograd.Function):
         low_slope = slope.to(flat.dtype)
         of_weights: list[Tensor] = []
         of_shifts: list[Tensor] = []
-        # gradient of what each layer returns, then of what goes into its relu
+        # gradient of what each layer returns, then of what goes into its relu; sums are carried in float32 inside, and
+        # asking for a float32 result would copy the whole matrix first
         grad = low_slope @ output
         for layer in range(count - 1, -1, -1):
             grad = torch.ops.aten.threshold_backward(grad, activations[layer + 1], 0)
             of_weights.insert(0, grad.mT @ activations[layer])
-            of_shifts.insert(0, grad.sum(0, dtype=ctx.full))
+            of_shifts.insert(0, grad.sum(0).to(ctx.full))
             grad = torch.addmm(grad, grad, weights[layer])
         grad = torch.ops.aten.threshold_backward(grad, activations[0], 0)
         return (
             (grad @ entry).view(ctx.groups, -1, flat.shape[1]) if ctx.needs_input_grad[0] else None,
-            grad.view(ctx.groups, -1, grad.shape[1]).sum(1, dtype=ctx.full),
+            grad.view(ctx.groups, -1, grad.shape[1]).sum(1).to(ctx.full),
             grad.mT @ flat,
             low_slope.mT @ activations[-1],
             slope.sum(0),
