@@ -42,7 +42,10 @@ class ResidualPerceptron(nn.Module):
             precision: of the matrix products, such as `torch.bfloat16`; None for that of the parameters.
         """
         hidden = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
-        matrices = [self.entry.weight[:, : self.features], self.output.weight, *(layer.weight for layer in hidden)]
+        matrices = [self.entry.weight[:, : self.features], self.output.weight]
+        identity = torch.eye(self.output.in_features).to(self.output.weight)
+        # h + W h = (1 + W) h: one product, and no second look at h
+        matrices += [identity + layer.weight for layer in hidden]
         if precision is not None:
             matrices = [matrix.to(precision) for matrix in matrices]
         return PerceptronWeights(
@@ -67,7 +70,7 @@ class PerceptronWeights:
 
     Attributes:
         entry: first layer without the columns of the context. output, output_bias: last layer.
-        hidden, hidden_biases: residual layers.
+        hidden, hidden_biases: residual layers; the matrices are 1 + W.
     """
 
     entry: Float[Tensor, "width features"]
@@ -91,7 +94,7 @@ class PerceptronWeights:
         """The last hidden layer, in which the network is linear."""
         h = torch.relu(features @ self.entry.mT + bias[:, None])
         for weight, shift in zip(self.hidden, self.hidden_biases, strict=True):
-            h = torch.relu(h + nn.functional.linear(h, weight, shift))
+            h = torch.relu(nn.functional.linear(h, weight, shift))
         return h
 
     def __call__(
@@ -122,8 +125,7 @@ class _HalfPrecisionPass(torch.autograd.Function):
         h.addmm_(flat, entry.mT).relu_()
         activations = [h]
         for weight, shift in zip(weights, shifts, strict=True):
-            # the residual and the bias are what the product is added to
-            h = torch.add(h, shift.to(low)).addmm_(h, weight.mT).relu_()
+            h = nn.functional.linear(h, weight, shift.to(low)).relu_()
             activations.append(h)
         ctx.save_for_backward(flat, entry, output, *weights, *activations)
         ctx.groups, ctx.full = groups, bias.dtype
@@ -145,7 +147,7 @@ class _HalfPrecisionPass(torch.autograd.Function):
             grad = torch.ops.aten.threshold_backward(grad, activations[layer + 1], 0)
             of_weights.insert(0, grad.mT @ activations[layer])
             of_shifts.insert(0, grad.sum(0).to(ctx.full))
-            grad = torch.addmm(grad, grad, weights[layer])
+            grad = grad @ weights[layer]
         grad = torch.ops.aten.threshold_backward(grad, activations[0], 0)
         return (
             (grad @ entry).view(ctx.groups, -1, flat.shape[1]) if ctx.needs_input_grad[0] else None,
