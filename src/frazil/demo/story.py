@@ -32,18 +32,21 @@ def run_demo(config: Config, job: Job) -> None:
 def run_hinge(config: Config, job: Job) -> None:
     """Simulate a hinge, reconstruct it, and say how well."""
     began = time.monotonic()
+    # broad beads and a longer step than the preset's: the motion is learnt within the few minutes of a demo
     steps = Steps(config, job, 6, [])
     seed = str(config.seed)
     simulated = steps.run(
         "simulate", "simulate", "particles", "--set", "linear-1d", "--count", str(config.count), "--box",
-        str(config.box), "--pixel-size", f"{256 / config.box:g}", "--snr", "0.1", "--seed", seed,
+        str(config.box), "--pixel-size", f"{256 / config.box:g}", "--resolution", f"{1280 / config.box:g}",
+        "--snr", "0.1", "--seed", seed,
     )  # fmt: skip
     particles = str(simulated / "outputs" / "particles.star")
     consensus = steps.run("consensus", "reconstruct", particles, "--seed", seed)
     width = str(config.width)
     ensemble = steps.run(
         "ensemble", "reconstruct", particles, "--preset", "cryodrgn", "--train.width", width,
-        "--train.encoder-width", width, "--train.epochs", str(config.epochs), "--seed", seed,
+        "--train.encoder-width", width, "--train.epochs", str(config.epochs), "--train.learning-rate", "3e-4",
+        "--seed", seed,
     )  # fmt: skip
     analysis = steps.run("analyze", "analyze", str(ensemble), "--seed", seed, "--umap", "never")
     truth = read_truth(simulated)
