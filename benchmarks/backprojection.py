@@ -21,6 +21,8 @@ from measure import CRYODRGN, FRAZIL, RELION, Cost
 from specimen import write_chain
 
 FEW = 50  # images of a run that measures start-up
+# share of the whole cost below which the cost net of start-up is lost in the noise of start-up
+UNRESOLVED = 0.05
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ def main() -> None:
                 every, few, path = time_program(program, stack, Path(name) / f"runs_{data.box}")
                 net = every.minus(few)
                 fsc = agreement(path, truth)
-                rate = data.count / max(net.cpu, 1e-3)
+                # a difference smaller than the scatter of start-up says nothing: show that rather than a large number
+                resolved = net.cpu > UNRESOLVED * every.cpu
+                rate = data.count / net.cpu if resolved else None
                 # a map and two halves are two passes over the images and as many starts as there are runs
                 passes = 1 if program.runs_for_half_maps == 1 else 2
                 with_halves = data.count / (few.cpu * program.runs_for_half_maps + net.cpu * passes)
@@ -142,7 +146,7 @@ def main() -> None:
                     [
                         data.name,
                         program.name,
-                        f"{rate:,.0f}",
+                        f"{rate:,.0f}" if resolved else "below noise",
                         f"{few.cpu:.2f}",
                         f"{with_halves:,.0f}",
                         f"{every.wall:.1f}",
