@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 from frazil.data.stack import Particles
 from frazil.engine.job import Job
 from frazil.engine.report import write_report as write_page
 from frazil.figures import curves, maps, poses, raymarch
+from frazil.figures.section import Section
 from frazil.numerics.symmetry import point_group
 from frazil.reconstruct import Config
 from frazil.reconstruct.maps import Consensus
-
-
-@dataclass
-class Section:
-    """One part of the report, as `frazil.engine.report` asks for it."""
-
-    heading: str
-    text: str = ""
-    tables: list[list[Sequence[object]]] = field(default_factory=list)
-    figures: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    films: dict[str, bytes] = field(default_factory=dict)
 
 
 def write_report(job: Job, consensus: Consensus, particles: Particles, config: Config) -> None:
