@@ -12,9 +12,9 @@ from frazil.evaluate.fsc import (
     curve_figures,
     masked_correlation,
     perfect_area,
-    randomised_phases,
 )
 from frazil.numerics.masks import soft_sphere
+from frazil.numerics.resolution import randomise_phases
 from frazil.numerics.shells import shell_correlation
 
 
@@ -75,7 +75,7 @@ def test_a_mask_alone_correlates_noise_and_the_correction_removes_it():
     grid = torch.arange(n) - n // 2
     blob = 200 * torch.exp(-(grid[:, None, None] ** 2 + grid[:, None] ** 2 + grid**2) / 18.0).double()
     found = masked_correlation(a + blob, b + blob, mask)
-    far = slice(found.beyond + 3, n // 2)
+    far = slice(found.randomised_from + 3, n // 2)
     assert float(found.masked[far].mean()) - float(found.unmasked[far].mean()) > -0.05
     assert abs(float(found.corrected[far].mean())) < 0.12
     assert float(found.corrected[1]) > 0.9
@@ -87,7 +87,7 @@ def test_sharp_masks_are_found_out():
     shared[12:20, 12:20, 12:20] = 1.0  # the mask itself, with its sharp edges
     a, b = noise_map(n, 1) * 0.1 + 5, noise_map(n, 2) * 0.1 + 5
     found = masked_correlation(a, b, shared)
-    far = slice(found.beyond + 2, n // 2)
+    far = slice(found.randomised_from + 2, n // 2)
     assert float(found.masked[far].mean()) > 0.8
     assert float(found.corrected[far].mean()) < 0.3
 
@@ -95,7 +95,7 @@ def test_sharp_masks_are_found_out():
 def test_randomised_phases_keep_amplitudes_and_low_shells():
     n = 24
     volume = noise_map(n, 4)
-    random = randomised_phases(volume, 6, torch.Generator().manual_seed(0))
+    random = randomise_phases(volume, 6, torch.Generator().manual_seed(0))
     curve = shell_correlation(volume, random)
     assert torch.allclose(curve[:6], torch.ones(6, dtype=torch.float64), atol=1e-9)
     assert float(curve[7:].abs().mean()) < 0.1

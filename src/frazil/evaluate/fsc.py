@@ -7,7 +7,6 @@ so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -15,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frazil.errors import InputError
-from frazil.numerics.fourier import integer_frequencies, spectrum_to_volume, volume_to_spectrum
-from frazil.numerics.shells import first_shell_below, shell_correlation, volume_shells
+from frazil.numerics.fourier import integer_frequencies, volume_to_spectrum
+from frazil.numerics.resolution import HalfMapCorrelation, compare_half_maps
+from frazil.numerics.shells import first_shell_below
 
 
 @lru_cache(maxsize=8)
@@ -74,55 +74,17 @@ def benchmark_resolution(curve: Float[Tensor, " shells"], threshold: float, box_
     return box_size / int(below[0]) if len(below) else 2.0
 
 
-def randomised_phases(
-    volume: Float[Tensor, "n n n"], beyond: float, generator: torch.Generator
-) -> Float[Tensor, "n n n"]:
-    """The map with the phases of all shells from ``beyond`` on replaced by random ones; amplitudes are kept."""
-    n = volume.shape[-1]
-    spectrum = volume_to_spectrum(volume)
-    # phases of a real random field have the symmetry that a real map needs
-    noise = volume_to_spectrum(torch.randn(volume.shape, generator=generator, dtype=volume.dtype))
-    random = spectrum.abs() * noise / noise.abs().clamp(min=torch.finfo(volume.dtype).tiny)
-    return spectrum_to_volume(torch.where(volume_shells(n) >= beyond, random, spectrum), n)
-
-
-@dataclass(frozen=True)
-class MaskedCorrelation:
-    """FSC of two maps with and without a mask, by integer shells.
-
-    Attributes:
-        unmasked, masked: plain curves. randomised: masked curve of maps whose phases are random from ``beyond`` on:
-            what
-            the mask alone correlates. corrected: the masked curve with that taken away. beyond: the shell.
-    """
-
-    unmasked: Float[Tensor, " shells"]
-    masked: Float[Tensor, " shells"]
-    randomised: Float[Tensor, " shells"]
-    corrected: Float[Tensor, " shells"]
-    beyond: int
-
-
 def masked_correlation(
     a: Float[Tensor, "n n n"], b: Float[Tensor, "n n n"], mask: Float[Tensor, "n n n"], seed: int = 0
-) -> MaskedCorrelation:
-    """FSC corrected for the mask by phase randomisation.
+) -> HalfMapCorrelation:
+    """FSC of two maps with and without a mask, and corrected for it: see `numerics.resolution.compare_half_maps`.
 
-    Phases are random from the shell where the unmasked FSC first falls below 0.8. From two shells further on, the curve
-    is ``(masked - randomised) / (1 - randomised)``; the two shells between keep the masked value, because the mask
-    smears true phases across the border. Source: Chen et al. 2013; the margin is RELION's.
+    Raises:
+        InputError: when the maps and the mask differ in size.
     """
     same_box(a, b)
     same_box(a, mask)
-    unmasked, masked = shell_correlation(a, b), shell_correlation(a * mask, b * mask)
-    beyond = int(first_shell_below(unmasked, 0.8)) + 1
-    generator = torch.Generator().manual_seed(seed)
-    random_a, random_b = (randomised_phases(volume, beyond, generator) * mask for volume in (a, b))
-    randomised = shell_correlation(random_a, random_b)
-    corrected = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
-    shells = torch.arange(len(masked))
-    corrected = torch.where(shells < beyond + 2, masked, corrected.clamp(-1, 1))
-    return MaskedCorrelation(unmasked, masked, randomised, corrected, beyond)
+    return compare_half_maps(a, b, mask, torch.Generator().manual_seed(seed))
 
 
 def curve_figures(curve: Float[Tensor, " shells"], extent: float, box_size: int) -> dict[str, float]:
