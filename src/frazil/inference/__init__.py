@@ -1,1 +1,1 @@
-"""What turns images into poses, latents and optics: encoders, tables, objectives."""
+"""What turns images into densities, poses, latents and optics: backprojection, encoders, tables, objectives."""

@@ -16,10 +16,11 @@ from frazil.data.stack import Particles, read_particles, write_particles_star
 from frazil.engine.files import write_text
 from frazil.engine.job import Job
 from frazil.errors import InputError
+from frazil.inference.backproject import backproject
+from frazil.inference.half_map import PADDING, HalfMap
 from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
 from frazil.reconstruct import Config
-from frazil.reconstruct.backproject import PADDING, HalfMap, backproject
 from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
 
 GIB = 1024**3

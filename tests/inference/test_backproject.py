@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from frazil.inference import backproject_compiled as compiled
+from frazil.inference.backproject import backproject, imaging_parameters, insert_by_parts
+from frazil.inference.half_map import HalfMap
 from frazil.numerics.fourier import coefficients_to_images
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.shells import first_shell_below, shell_correlation
@@ -17,8 +20,6 @@ from frazil.physics.grid import Grid
 from frazil.physics.microscope import Microscope
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
-from frazil.reconstruct import compiled
-from frazil.reconstruct.backproject import HalfMap, backproject, imaging_parameters, insert_by_parts
 
 
 @dataclass
@@ -94,9 +95,10 @@ def test_the_compiled_pass_equals_its_parts(grid: Grid, tilt: float):
     images = torch.randn(12, grid.box_size, grid.box_size, generator=generator)
     pose, optics = Pose.random(12, 9.0, generator, torch.float64), _optics(12, generator, tilt)
     shells = torch.linspace(1, 0.2, grid.box_size // 2 + 1)
+    weight = torch.rand(12, generator=generator)
     parts, whole = HalfMap.empty(grid), HalfMap.empty(grid)
-    insert_by_parts(images, pose, optics, grid, shells[grid.half_plane().shell], parts)
-    table = imaging_parameters(optics, pose, grid, grid, 2, 0)
+    insert_by_parts(images, pose, optics, grid, weight[:, None] * shells[grid.half_plane().shell], parts)
+    table = imaging_parameters(optics, pose, grid, grid, 2, 0, weight)
     compiled.insert_images(
         torch.fft.rfft2(images).numpy(),
         pose.rotation.float().numpy(),
@@ -175,6 +177,51 @@ def test_symmetrising_equals_inserting_every_symmetry_mate(name: str):
         assert float(curve[1:8].min()) > 0.9999
     else:
         assert float(curve[1:6].min()) > 0.97
+
+
+def test_an_image_of_weight_two_counts_as_two_and_one_of_weight_zero_is_not_read():
+    grid = Grid(24, 4.0)
+    stack, _ = _stack(grid, 60, 1.0)
+    weight = torch.arange(60) % 3
+    rows = torch.repeat_interleave(torch.arange(60), weight)
+    assert stack.optics is not None
+    repeated = MemoryStack(
+        [stack.stacks[0][rows]], (grid,), stack.group[rows], stack.pose[rows], stack.optics[rows], rows % 2
+    )
+    noise = np.ones((1, 14), np.float32)
+    stack.stacks[0][weight == 0] = torch.nan
+    once = backproject(stack, grid, weight=weight.float(), noise=noise)
+    for half, expected in zip(once, backproject(repeated, grid, noise=noise), strict=True):
+        torch.testing.assert_close(half.sums, expected.sums, atol=1e-3, rtol=1e-4)
+
+
+def test_weights_that_single_out_one_conformation_give_its_density():
+    grid = Grid(24, 4.0)
+    generator = torch.Generator().manual_seed(4)
+    densities = [_molecule(grid.extent, seed) for seed in (0, 5)]
+    pose = Pose.random(800, 5.0, generator, torch.float64)
+    images = torch.cat([_images(density, pose[part::2], None, grid) for part, density in enumerate(densities)])
+    order = torch.cat([torch.arange(0, 800, 2), torch.arange(1, 800, 2)])
+    stack = MemoryStack(
+        [images], (grid,), torch.zeros(800, dtype=torch.int64), pose[order], None, torch.arange(800) % 2
+    )
+    conformation = order % 2
+    for part in range(2):
+        weight = torch.where(conformation == part, 1.0, 0.01)
+        a, b = backproject(stack, grid, weight=weight)
+        own, other = (
+            float(shell_correlation((a + b).volume(), density.voxels(grid).float())[2:9].mean())
+            for density in (densities[part], densities[1 - part])
+        )
+        assert own > 0.97
+        assert other < 0.8
+
+
+def test_a_negative_weight_is_refused():
+    grid = Grid(24, 4.0)
+    stack, _ = _stack(grid, 10, 1.0)
+    with pytest.raises(ValueError, match="weights of images are 0 or more"):
+        backproject(stack, grid, weight=torch.linspace(-1, 1, 10))
 
 
 def test_the_hand_of_the_density_is_kept():

@@ -10,7 +10,8 @@ import math
 import numba
 import numpy as np
 
-# columns of the table of imaging parameters that `insert_images` reads, all in turns and Fourier indices of the image
+# columns of the table of imaging parameters that `insert_images` reads: in turns and Fourier indices of the image, but for
+# the last two, the row of the noise weights that holds for the image and the weight of the image
 (
     PHASE_XX,
     PHASE_XY,
@@ -23,9 +24,10 @@ import numpy as np
     CENTRE_X,
     CENTRE_Y,
     SCALE,
-    GAIN,
-) = range(12)
-PARAMETERS = 12
+    GROUP,
+    WEIGHT,
+) = range(13)
+PARAMETERS = 13
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True, inline="always")
@@ -54,8 +56,8 @@ def _sine_of_turns(turns):
 def insert_images(spectra, rotation, parameters, noise_weight, band, sums):
     """Add images to the sums of a half-map.
 
-    For coefficient k of image b with transfer function T, noise weight w and centred value F, at the point
-    scale R^T (k, 0) of the padded spectrum, spread over the eight corners around it:
+    For coefficient k of image b with transfer function T, centred value F, and w the noise weight of its shell times the
+    weight of the image, at the point scale R^T (k, 0) of the padded spectrum, spread over the eight corners around it:
     sums[..., 0] + i sums[..., 1] += w conj(T) F and sums[..., 2] += w |T|^2.
 
     spectra: (images, n, n // 2 + 1) as `rfft2` returns them. rotation: (images, 3, 3). parameters: (images, PARAMETERS).
@@ -69,7 +71,7 @@ def insert_images(spectra, rotation, parameters, noise_weight, band, sums):
     for b in range(spectra.shape[0]):
         given = parameters[b]
         scale = np.float32(given[SCALE])
-        gain = noise_weight[int(given[GAIN])]
+        gain = noise_weight[int(given[GROUP])] * np.float32(given[WEIGHT])
         ax, ay, az = rotation[b, 0, 0] * scale, rotation[b, 0, 1] * scale, rotation[b, 0, 2] * scale
         bx, by, bz = rotation[b, 1, 0] * scale, rotation[b, 1, 1] * scale, rotation[b, 1, 2] * scale
         tilted = given[TILT_X] != 0 or given[TILT_Y] != 0
