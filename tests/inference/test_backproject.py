@@ -101,6 +101,7 @@ def test_the_compiled_pass_equals_its_parts(grid: Grid, tilt: float):
     table = imaging_parameters(optics, pose, grid, grid, 2, 0, weight)
     compiled.insert_images(
         torch.fft.rfft2(images).numpy(),
+        np.arange(12),
         pose.rotation.float().numpy(),
         table,
         shells[None].numpy(),

@@ -20,7 +20,7 @@ image is ever resampled.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from frazil.inference import backproject_compiled as compiled
 from frazil.inference.half_map import PADDING, HalfMap
+from frazil.inference.streamed import one_thread_per_operation
 from frazil.numerics.fourier import images_to_coefficients
 from frazil.numerics.slices import scatter_slices
 from frazil.physics.grid import Grid
@@ -160,7 +161,7 @@ def backproject(
     chunk: int = 256,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[HalfMap, HalfMap]:
-    """Backproject both half-sets of a stack, one thread for each half.
+    """Backproject both half-sets of a stack: one thread for each half, and one that reads ahead.
 
     Args:
         reference: the grid of the map. symmetry: point group whose mates are added.
@@ -179,24 +180,31 @@ def backproject(
         raise ValueError("weights of images are 0 or more")
     halves = (HalfMap.empty(reference), HalfMap.empty(reference))
     noise = noise_weights(particles, reference) if noise is None else noise
-    with ThreadPoolExecutor(2) as pool:
+    jobs: list[Future[None]] = []
+    with ThreadPoolExecutor(2) as pool, one_thread_per_operation():
         for rows, images, grid, group in _chunks_by_group(particles, chunk, weight):
-            spectra = torch.fft.rfft2(images).numpy()
-            # images carry noise of unit variance whatever their pixel: signal scales with the pixel size
-            spectra *= np.float32(grid.pixel_size / reference.pixel_size)
+            spectra = torch.fft.rfft2(images)
+            if grid.pixel_size != reference.pixel_size:
+                # images carry noise of unit variance whatever their pixel: signal scales with the pixel size
+                spectra *= grid.pixel_size / reference.pixel_size
             optics = None if particles.optics is None else particles.optics[rows]
             share = None if weight is None else weight[rows]
             table = imaging_parameters(optics, pose[rows], grid, reference, PADDING, group, share)
             rotation = pose.rotation[rows].to(torch.float32).numpy()
             part_of = half_set[rows].numpy()
-            jobs = []
-            for part, half in enumerate(halves):
-                mine = part_of == part
-                chosen = (spectra[mine], rotation[mine], table[mine])
-                jobs.append(pool.submit(compiled.insert_images, *chosen, noise, grid.last_shell, half.sums.numpy()))
+            # the last chunk was added while this one was read
             for job in jobs:
                 job.result()
+            jobs = [
+                pool.submit(
+                    compiled.insert_images, spectra.numpy(), np.flatnonzero(part_of == part), rotation, table, noise,
+                    grid.last_shell, half.sums.numpy(),
+                )
+                for part, half in enumerate(halves)
+            ]  # fmt: skip
             advance(len(rows))
+        for job in jobs:
+            job.result()
     return halves[0].completed(symmetry), halves[1].completed(symmetry)
 
 
