@@ -11,9 +11,9 @@ import sys
 import torch
 
 from frazil.cli import main
-from frazil.reconstruct import consensus, neural
+from frazil.reconstruct import basis_job, consensus, neural
 
-LOADED = (consensus, neural)
+LOADED = (basis_job, consensus, neural)
 torch.set_num_threads(1)
 
 for line in sys.stdin:

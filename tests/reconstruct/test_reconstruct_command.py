@@ -130,7 +130,7 @@ def _star_without(star: Path, target: Path, columns: tuple[str, ...]) -> Path:
     ("flags", "words"),
     [
         (("--symmetry", "X7"), "is not a point group"),
-        (("--latent-dim", 4), "add --preset cryodrgn"),
+        (("--density", "voxels", "--latent-dim", 4), "add --preset cryodrgn"),
         (("--density", "field"), "needs a latent coordinate"),
         (("--latent-dim", -1), "greater than or equal to 0"),
         (("--mask", "nowhere.mrc"), "nowhere.mrc"),

@@ -51,6 +51,7 @@ class StorableEnsemble(Protocol):
 
 
 _KINDS: dict[str, str | type] = {
+    "basis": "frazil.physics.basis:BasisEnsemble",
     "field": "frazil.physics.field:FieldEnsemble",
     "jointed": "frazil.physics.jointed:JointedGaussians",
 }

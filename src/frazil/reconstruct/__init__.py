@@ -1,11 +1,15 @@
 """Particles with poses to a consensus map, and to an ensemble of conformations.
 
 The stack is backprojected into two half-maps with its CTF, whose Fourier shell correlation says how far the map can be
-believed. With a latent dimension (`--preset cryodrgn`) an ensemble is then learnt: a latent coordinate for every
-particle and a density for every latent coordinate.
+believed. An ensemble is then learnt where one is asked for: a latent coordinate for every particle and a density for
+every latent coordinate. `--density basis` makes it of a few volumes, in two halves, in seconds to minutes; the number of
+latent coordinates is the one that images of the other half ask for, unless `--latent-dim` gives it. `--preset cryodrgn`
+makes it of a neural field.
 
     frazil reconstruct particles.star
     frazil reconstruct particles.star --symmetry O
+    frazil reconstruct particles.star --density basis
+    frazil reconstruct particles.star --latent-dim 4
     frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
 
 Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from frazil.config import JobConfig, argument, setting
+from frazil.reconstruct.basis_config import BasisConfig
 from frazil.reconstruct.neural_config import NeuralConfig
 
 if TYPE_CHECKING:
@@ -34,10 +39,22 @@ class Config(JobConfig):
     mask: Path | None = setting(None, "mask for the FSC, .mrc on the grid of the map (drawn from the map unless given)")
     contrast: Literal["auto", "bright", "dark"] = setting("auto", "whether particles are bright or dark in the images")
     poses: Literal["given"] = setting("given", "where the poses come from: the stack itself")
-    density: Literal["voxels", "field"] = setting("voxels", "what the density is made of: voxels or a neural field")
+    density: Literal["voxels", "basis", "field"] | None = setting(
+        None,
+        "what the density is made of: one rigid map of voxels, a basis of volumes, or a neural field (voxels, or with"
+        " --latent-dim a basis)",
+    )
     report: bool = setting(True, "draw the maps and write report.html (some seconds)")
-    latent_dim: int = setting(0, "coordinates of the conformation; 0 makes one rigid map", ge=0)
+    latent_dim: int | None = setting(
+        None, "coordinates of the conformation; 0 makes one rigid map (a basis chooses by held-out images)", ge=0
+    )
+    basis: BasisConfig = BasisConfig()
     train: NeuralConfig = NeuralConfig()
+
+    @property
+    def made_of(self) -> Literal["voxels", "basis", "field"]:
+        """What the density is made of, whether it was said or follows from the latent dimension."""
+        return self.density or ("basis" if self.latent_dim else "voxels")
 
 
 def run(config: Config, job: Job) -> None:

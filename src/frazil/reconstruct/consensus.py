@@ -55,13 +55,19 @@ def reconstruct(config: Config, job: Job) -> None:
         from frazil.reconstruct.report import write_report
 
         write_report(job, consensus, particles, config)
-    if config.latent_dim == 0:
+    if config.made_of == "voxels" or config.latent_dim == 0:
         job.made(job.outputs / "consensus.mrc", resolution, f"frazil analyze {shlex.quote(str(job.folder))}")
         return
-    from frazil.reconstruct.neural import train_neural
+    if config.made_of == "basis":
+        from frazil.reconstruct.basis_job import learn_basis
 
-    good = train_neural(particles, config, job, sign=sign)
-    job.made(job.outputs / "latent.npy", f"{resolution}; {good}", f"frazil analyze {shlex.quote(str(job.folder))}")
+        good = learn_basis(particles, consensus, config, job, sign=sign)
+    else:
+        from frazil.reconstruct.neural import train_neural
+
+        good = train_neural(particles, config, job, sign=sign)
+    made = job.outputs / ("latent.npy" if (job.outputs / "latent.npy").exists() else "consensus.mrc")
+    job.made(made, f"{resolution}; {good}", f"frazil analyze {shlex.quote(str(job.folder))}")
 
 
 def check(config: Config) -> None:
@@ -70,13 +76,13 @@ def check(config: Config) -> None:
         point_group(config.symmetry)
     except ValueError as error:
         raise InputError(str(error), where="--symmetry", remedy="give one of these") from None
-    if config.latent_dim > 0 and config.density == "voxels":
+    if config.latent_dim and config.made_of == "voxels":
         raise InputError(
             f"{config.latent_dim} latent coordinates need a density that can move, and voxels are rigid",
             where="--latent-dim",
-            remedy="add --preset cryodrgn",
+            remedy="leave out --density, or add --preset cryodrgn",
         )
-    if config.density == "field" and config.latent_dim == 0:
+    if config.made_of == "field" and not config.latent_dim:
         raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")
 
 

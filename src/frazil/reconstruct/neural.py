@@ -110,7 +110,7 @@ def build_task(
         particles.pose,
         particles.optics,
         config.train,
-        latent_dim=config.latent_dim,
+        latent_dim=config.latent_dim or 0,
         device=job.device,
         precision=precision,
         workers=workers if job.device == "cpu" else 1,

@@ -1,4 +1,4 @@
-"""A killed heterogeneous reconstruction ends bit for bit as one that was left alone."""
+"""A killed heterogeneous reconstruction ends bit for bit as one that was left alone: a neural field, and a basis."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import pytest
 FLAGS = ("--preset", "cryodrgn", "--latent-dim", 2, "--threads", 1, "--no-report", "--train.checkpoint-every", 3)
 FLAGS += ("--train.width", 16, "--train.encoder-width", 16, "--train.batch-size", 4, "--train.epochs", 4)
 FLAGS += ("--train.refine-poses", "--train.pose-pretrain", 2, "--train.coefficients", 0.5, "--train.accumulate", 2)
+BASIS = ("--density", "basis", "--latent-dim", 1, "--threads", 1, "--no-report", "--basis.checkpoint-every", 2)
+BASIS += ("--basis.landmarks", 8, "--basis.passes", 2)
 RESULTS = ("latent.npy", "latent_covariance.npy", "ensemble.safetensors", "ensemble.json", "consensus.mrc")
 
 
@@ -49,25 +51,28 @@ def server() -> Iterator[Server]:
 
 
 def wait_for_epochs(folder: Path, epochs: int) -> None:
-    """Until so many epochs have been written down; the first line of metrics is that of the consensus."""
+    """Until so many epochs or passes have been written down; the first line of metrics is that of the consensus."""
     path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
     while not path.is_file() or len(path.read_text().splitlines()) < 1 + epochs:
         assert time.monotonic() < deadline, "training did not get that far"
         time.sleep(0.002)
 
 
-def test_killed_reconstruction_resumes_bitwise(server: Server, small_stack: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (0, 1, 2)), (BASIS, (2, 9, 20))], ids=["field", "basis"])
+def test_killed_reconstruction_resumes_bitwise(
+    server: Server, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    server.run("reconstruct", small_stack, *FLAGS, "--out", whole)
+    server.run("reconstruct", small_stack, *flags, "--out", whole)
     assert server.wait() == 0
     chance = random.Random()  # other moments in every run of the test: any of them must do
-    for epochs in (0, 1, 2):
-        process = server.run("reconstruct", small_stack, *FLAGS, "--out", broken)
-        wait_for_epochs(broken, epochs)
+    for count in lines:
+        process = server.run("reconstruct", small_stack, *flags, "--out", broken)
+        wait_for_epochs(broken, count)
         time.sleep(0.1 * chance.random())
         os.kill(process, signal.SIGKILL)
         assert server.wait() == -signal.SIGKILL
-    server.run("reconstruct", small_stack, *FLAGS, "--out", broken)
+    server.run("reconstruct", small_stack, *flags, "--out", broken)
     assert server.wait() == 0
 
     assert "going on after" in (broken / "log.txt").read_text()

@@ -1,0 +1,369 @@
+"""An ensemble of weighted volumes with given poses: from particles to latents, their covariance, and two halves of a model.
+
+The work is a list of steps with one state between them. The state is kept in a checkpoint, so a job that was killed goes on
+after the last whole step and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, under
+from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior, MixturePrior
+from frazil.numerics.masks import soft_sphere
+from frazil.numerics.spectrum_table import volumes_of_table
+from frazil.reconstruct.expectation import Expectation
+from frazil.reconstruct.linear import (
+    Halves,
+    dimensions_told,
+    evidence_of_the_other_half,
+    expect,
+    linear_pass,
+    maximise,
+    with_random_directions,
+)
+from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
+from frazil.reconstruct.mixture import fit_mixture
+from frazil.reconstruct.nonlinear import LEAST_SHARE, MOST_VOLUMES, Manifold, manifold_of, on_manifold
+from frazil.reconstruct.whitened import WhitenedImages
+
+if TYPE_CHECKING:
+    from frazil.engine.job import Job
+    from frazil.reconstruct.basis_config import BasisConfig
+
+# the first band, and by how much the next one is finer; a last step shorter than this is not worth a band of its own
+FIRST_BAND, NEXT_BAND, WORTH_A_BAND = 10, 1.6, 1.25
+# passes at the bands of the linear model, coarsest first; the rest get as many as the last
+LINEAR_PASSES = (12, 6, 3)
+# the number of directions is chosen, and the manifold drawn, at the second band
+PLACING_BANDS = 2
+# passes of the non-linear model at each band below the finest
+NONLINEAR_PASSES = 2
+# correlation that new directions are granted on their first pass
+FIRST_CORRELATION = 0.3
+FIRST_SCALE_SPREAD = 0.1
+CHECKPOINT_SECONDS = 30.0
+# the sphere that holds the molecule: radius and edge as shares of the box
+SPHERE, SPHERE_EDGE = 0.44, 0.05
+
+
+@final
+@dataclass(frozen=True)
+class BasisState:
+    """All that is known between two steps.
+
+    Attributes:
+        halves: volumes and contrasts. noise: power of a coefficient (optics groups, shells).
+        manifold: of the non-linear model. mixture: of discrete states.
+        evidence: mean log evidence per image after each pass. gains: what each number of directions explains of the images
+            of the other half, per image, with its standard error; empty before the choice.
+    """
+
+    halves: Halves
+    noise: Float[Tensor, "groups shells"]
+    manifold: Manifold | None = None
+    mixture: MixturePrior | None = None
+    evidence: tuple[float, ...] = ()
+    gains: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def prior(self) -> CoefficientPrior:
+        """The prior of the weights in the model as it is."""
+        if self.manifold is not None:
+            return self.manifold.prior
+        return GaussianPrior() if self.mixture is None else self.mixture
+
+    def save(self, path: Path, done: int, metrics: str) -> None:
+        """Write the state after ``done`` steps, with the text of the metrics so far."""
+        tensors = {"a": self.halves.a, "b": self.halves.b, "scale": self.halves.scale, "noise": self.noise}
+        told: dict[str, Any] = {
+            "done": done,
+            "metrics": metrics,
+            "spread": self.halves.spread,
+            "evidence": self.evidence,
+        }
+        if self.manifold is not None:
+            names = ("positions", "metric", "functions", "share")
+            tensors |= under("manifold", {name: getattr(self.manifold, name) for name in names})
+            told["spacing"] = self.manifold.spacing
+        if self.mixture is not None:
+            tensors |= under("mixture", {name: getattr(self.mixture, name) for name in ("share", "mean", "spread")})
+        save_checkpoint(path, tensors, told | {"gains": self.gains})
+
+    @staticmethod
+    def load(path: Path) -> tuple[BasisState, int, str]:
+        """The state of a checkpoint, the number of steps done, and the text of the metrics."""
+        tensors, told = load_checkpoint(path)
+        manifold = None
+        if "spacing" in told:
+            kept = part("manifold", tensors)
+            manifold = Manifold(kept["positions"], kept["metric"], kept["functions"], kept["share"], told["spacing"])
+        kept = part("mixture", tensors)
+        mixture = MixturePrior(kept["share"], kept["mean"], kept["spread"]) if kept else None
+        halves = Halves(tensors["a"], tensors["b"], tensors["scale"], told["spread"])
+        gains = tuple((gain, error) for gain, error in told["gains"])
+        return (
+            BasisState(halves, tensors["noise"], manifold, mixture, tuple(told["evidence"]), gains),
+            told["done"],
+            told["metrics"],
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Latents:
+    """Posterior mean and covariance of the latent of every image; with a mixture the probability of each component too."""
+
+    mean: Float[Tensor, "images latent"]
+    covariance: Float[Tensor, "images latent latent"]
+    component: Float[Tensor, "images components"] | None = None
+
+
+Step = Callable[[BasisState], BasisState]
+
+
+@final
+@dataclass
+class BasisLearner:
+    """Learns the ensemble step by step.
+
+    Attributes:
+        images: whitened. config: settings. latent_dim: number of coordinates, None to choose. symmetry: point group.
+        seed: of the first random directions. focus: mask of the directions on the grid of the images, or None.
+    """
+
+    images: WhitenedImages
+    config: BasisConfig
+    latent_dim: int | None
+    symmetry: str
+    seed: int
+    focus: Float[Tensor, "n n n"] | None = None
+    _stages: dict[int, Stage] = field(default_factory=dict)
+
+    @property
+    def bands(self) -> list[int]:
+        """Band limits from coarse to fine."""
+        finest = self.images.plane.band
+        bands = [min(FIRST_BAND, finest)]
+        while bands[-1] < finest:
+            following = round(bands[-1] * NEXT_BAND)
+            bands.append(finest if following * WORTH_A_BAND > finest else following)
+        return bands
+
+    def steps(self) -> list[tuple[str, Step]]:
+        """What is to be done, in order, with a name for each step."""
+        bands = self.bands
+        finest = bands[-1]
+        discrete = self.config.components > 1
+        linear = bands if self.config.model == "linear" and not discrete else bands[:PLACING_BANDS]
+        steps: list[tuple[str, Step]] = [(f"mean at shell {finest}", self._mean)] * 2
+        steps.append(("first directions", self._begin))
+        for number, band in enumerate(linear):
+            passes = LINEAR_PASSES[min(number, len(LINEAR_PASSES) - 1)]
+            steps += [(f"principal components to shell {band}", partial(self._linear, band=band))] * passes
+            if number == min(PLACING_BANDS, len(linear)) - 1:
+                steps.append(("number of directions", partial(self._choose, band=band)))
+        if self.config.model == "linear" and not discrete:
+            return steps
+        band = linear[-1]
+        if discrete:
+            steps.append(("components", partial(self._fit_components, band=band)))
+        else:
+            steps.append(("landmarks", partial(self._draw_manifold, band=band)))
+        following = [*([band] * NONLINEAR_PASSES)]
+        for finer in bands[len(linear) :]:
+            following += [finer] * (NONLINEAR_PASSES if finer != finest else 0)
+        following += [finest] * self.config.passes
+        least = 0.0 if discrete else FIRST_CORRELATION
+        what = "states" if discrete else "motion"
+        steps.append((f"{what} to shell {following[0]}", partial(self._sharpen, band=following[0], least=least)))
+        steps += [(f"{what} to shell {band}", partial(self._sharpen, band=band)) for band in following[1:]]
+        return steps
+
+    def learn(self, state: BasisState, job: Job, report: Callable[[str, BasisState], None]) -> BasisState:
+        """Take every step that is left; stop early where no direction is told.
+
+        Args:
+            report: told the name of each step and the state after it.
+        """
+        path = job.checkpoints / "basis.safetensors"
+        done = 0
+        if job.resumed and path.is_file():
+            state, done, metrics = BasisState.load(path)
+            self.images.set_noise(state.noise)
+            job.metrics.restore(metrics)
+            job.log(f"going on after step {done}")
+        steps = self.steps()
+        saved = time.monotonic()
+        with job.progress(len(steps), "learning conformations", unit="steps") as progress:
+            progress.advance(done)
+            for number, (name, step) in enumerate(steps[done:], start=done + 1):
+                state = step(state)
+                report(name, state)
+                progress.advance(1)
+                every = self.config.checkpoint_every
+                due = time.monotonic() - saved > CHECKPOINT_SECONDS if every is None else number % every == 0
+                if due or number == len(steps):
+                    state.save(path, number, job.metrics.text())
+                    saved = time.monotonic()
+                if state.gains and state.halves.a.shape[0] == 1:
+                    break
+        return state
+
+    def together(self, state: BasisState) -> Float[Tensor, "volumes n n n"]:
+        """The mean of the halves, each shell of each volume weighed by what both together are worth.
+
+        A half that correlates with the other by f is shrunk by f; both together deserve 2 f / (1 + f)
+        (Rosenthal and Henderson 2003).
+        """
+        stage = self._stage(self.images.plane.band)
+        halves = state.halves.resized(stage.box)
+        tables = stage.tables(halves.pair)
+        curves = smoothed(half_correlations(*tables, stage.layout)).clamp(LEAST_CORRELATION, 1)
+        shell = stage.layout.shell.round().to(torch.int64)
+        common = (tables[0] + tables[1]) / 2 * (2 / (1 + curves))[shell][:, None]
+        return volumes_of_table(common, stage.layout, stage.box) * self._mask(stage.box, len(common[0, 0]))
+
+    def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
+        """Posterior latents of every image, in working order, given volumes for all of them."""
+        stage = self._stage(self.bands[min(PLACING_BANDS, len(self.bands)) - 1])
+        volumes = resize_to(volumes, stage.box)
+        halves = replace(state.halves, a=volumes, b=volumes)
+        found = expect(self.images, halves, stage.tables(halves.pair), stage, state.prior, update=False)
+        share = (
+            None if found[0].share is None or found[1].share is None else torch.cat((found[0].share, found[1].share))
+        )
+        if state.manifold is not None:
+            assert share is not None
+            return Latents(*state.manifold.latents(share))
+        assert found[0].covariance is not None and found[1].covariance is not None
+        mean = torch.cat((found[0].first, found[1].first))[:, 1:]
+        return Latents(mean, torch.cat((found[0].covariance, found[1].covariance)), share)
+
+    # -------------------------------------------------------------------------------------------------------- steps
+
+    def _stage(self, band: int) -> Stage:
+        if band not in self._stages:
+            self._stages = {band: Stage.of(self.images, band, self.symmetry)}  # one at a time: coverage is large
+        return self._stages[band]
+
+    def _informed(self, stage: Stage) -> int:
+        """How many coefficients say where a particle is: those of the band at which the manifold was drawn."""
+        placing = self.bands[min(PLACING_BANDS, len(self.bands)) - 1]
+        return int((stage.plane.shell <= placing).sum())
+
+    def _mask(self, box: int, volumes: int) -> Float[Tensor, "volumes n n n"]:
+        sphere = soft_sphere(box, SPHERE * box, SPHERE_EDGE * box)
+        mask = sphere.expand(volumes, box, box, box)
+        if self.focus is None or volumes == 1:
+            return mask
+        focus = resize_to(self.focus[None], box) * (box / self.focus.shape[-1]) ** 3
+        return torch.cat((mask[:1], mask[1:] * focus.clamp(0, 1)))
+
+    def _mean(self, state: BasisState) -> BasisState:
+        """A step of the mean alone at the finest band, and the noise that it leaves."""
+        stage = self._stage(self.images.plane.band)
+        halves = state.halves.resized(stage.box)
+        tables = stage.tables(halves.pair)
+        found = expect(self.images, halves, tables, stage, GaussianPrior(), residual=True)
+        halves = maximise(halves, tables, found, stage, self._mask(stage.box, 1))
+        noise = self._residual_noise(state.noise, found)
+        self.images.set_noise(noise)
+        self._stages = {}  # coverage is measured in units of the noise
+        return replace(state, halves=halves, noise=noise)
+
+    def _residual_noise(self, noise: Tensor, found: Any) -> Tensor:
+        """The present noise times the power of what the model leaves of the images, shell by shell."""
+        counts = torch.tensor([float(count) for count in self.images.counts])
+        left = sum(count * one.residual for count, one in zip(counts, found, strict=True)) / counts.sum()
+        assert isinstance(left, Tensor)
+        shell = self.images.plane.shell
+        sums = torch.zeros(len(left), noise.shape[1]).index_add_(1, shell, left)
+        number = torch.bincount(shell, minlength=noise.shape[1])
+        # whitened noise has a power of 2 in a complex coefficient
+        ratio = sums / (2 * number.clamp(min=1))
+        known = (number > 0) & (torch.arange(noise.shape[1]) > 0)
+        return torch.where(known & (ratio > 0), noise * ratio, noise)
+
+    def _begin(self, state: BasisState) -> BasisState:
+        stage = self._stage(self.bands[0])
+        halves = state.halves.resized(stage.box)
+        tried = max(self.config.most_dimensions, min(self.config.components - 1, MOST_VOLUMES))
+        count = tried if self.latent_dim is None else self.latent_dim
+        mask = self._mask(stage.box, 2)[1]
+        spread = FIRST_SCALE_SPREAD if self.config.scale else 0.0
+        begun = with_random_directions(halves, count, stage, mask, self.seed)
+        return replace(state, halves=replace(begun, spread=spread))
+
+    def _linear(self, state: BasisState, *, band: int) -> BasisState:
+        stage = self._stage(band)
+        halves = state.halves.resized(stage.box)
+        halves, evidence = linear_pass(self.images, halves, stage, self._mask(stage.box, halves.a.shape[0]))
+        return replace(state, halves=halves, evidence=(*state.evidence, evidence))
+
+    def _choose(self, state: BasisState, *, band: int) -> BasisState:
+        """Keep as many directions as the images of the other half ask for."""
+        stage = self._stage(band)
+        halves = state.halves.resized(stage.box)
+        evidence = evidence_of_the_other_half(self.images, halves, stage)
+        gain = evidence - evidence[:, :1]
+        error = gain.std(0) / len(gain) ** 0.5
+        gains = tuple(zip(gain.mean(0).tolist(), error.tolist(), strict=True))
+        kept = dimensions_told(evidence) if self.latent_dim is None else self.latent_dim
+        halves = replace(halves, a=halves.a[: kept + 1], b=halves.b[: kept + 1])
+        return replace(state, halves=halves, gains=gains)
+
+    def _draw_manifold(self, state: BasisState, *, band: int) -> BasisState:
+        stage = self._stage(band)
+        halves = state.halves.resized(stage.box)
+        found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
+        latent = torch.cat((found[0].first, found[1].first))[:, 1:]
+        # a unit of distance is what an image can just tell
+        metric = ((found[0].information + found[1].information) / 2).diagonal()[1:].sqrt()
+        manifold = manifold_of(
+            latent, metric, landmarks=self.config.landmarks, volumes=self.config.volumes, seed=self.seed
+        )
+        return replace(state, halves=on_manifold(halves, manifold), manifold=manifold)
+
+    def _fit_components(self, state: BasisState, *, band: int) -> BasisState:
+        stage = self._stage(band)
+        halves = state.halves.resized(stage.box)
+        found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
+        gram, projection = _said(found)
+        metric = ((found[0].information + found[1].information) / 2).diagonal()[1:].sqrt()
+        mixture = fit_mixture(gram, projection, self.config.components, metric, self.seed)
+        return replace(state, halves=halves, mixture=mixture)
+
+    def _sharpen(self, state: BasisState, *, band: int, least: float = 0.0) -> BasisState:
+        """A step of the volumes at a band, with the conformations placed by the coarse coefficients."""
+        stage = self._stage(band)
+        halves = state.halves.resized(stage.box)
+        tables = stage.tables(halves.pair)
+        found = expect(self.images, halves, tables, stage, state.prior, informed=self._informed(stage))
+        mask = self._mask(stage.box, halves.a.shape[0])
+        halves = maximise(halves, tables, found, stage, mask, least=least, together=False)
+        evidence = torch.cat((found[0].evidence, found[1].evidence)).mean()
+        state = replace(state, halves=halves, evidence=(*state.evidence, float(evidence)))
+        assert found[0].share is not None and found[1].share is not None
+        share = torch.cat((found[0].share, found[1].share))
+        if state.manifold is not None:
+            return replace(state, manifold=state.manifold.with_share(share))
+        assert state.mixture is not None
+        mean = share.mean(0).clamp(min=LEAST_SHARE)
+        return replace(state, mixture=replace(state.mixture, share=mean / mean.sum()))
+
+
+def _said(found: tuple[Expectation, Expectation]) -> tuple[Tensor, Tensor]:
+    """What the images of both halves say of their weights."""
+    a, b = found
+    assert a.gram is not None and b.gram is not None and a.projection is not None and b.projection is not None
+    return torch.cat((a.gram, b.gram)), torch.cat((a.projection, b.projection))

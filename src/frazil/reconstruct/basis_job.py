@@ -1,0 +1,160 @@
+"""The ensemble part of `frazil reconstruct` where the density is a basis: memory, files, outputs, what is said on the way."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frazil.data.ensemble import save_ensemble
+from frazil.data.mrc import read_volume
+from frazil.data.stack import Particles
+from frazil.engine.files import write_npy
+from frazil.engine.machine import available_memory
+from frazil.errors import InputError
+from frazil.numerics.shells import first_shell_below
+from frazil.numerics.spectrum_table import table_layout
+from frazil.physics.basis import BasisEnsemble
+from frazil.physics.grid import Grid
+from frazil.physics.noise import Noise
+from frazil.reconstruct.basis import BasisLearner, BasisState
+from frazil.reconstruct.linear import Halves
+from frazil.reconstruct.maps import Consensus
+from frazil.reconstruct.maximisation import resize_to
+from frazil.reconstruct.nonlinear import MOST_VOLUMES
+from frazil.reconstruct.whitened import WhitenedImages
+
+if TYPE_CHECKING:
+    from frazil.engine.job import Job
+    from frazil.reconstruct import Config
+
+NOISE_SAMPLE = 500
+# shells kept beyond the one where half-maps agree no more
+MARGIN = 1.1
+LEAST_BAND = 8
+# tables held per half at the peak: present, gradient, change, and one in the making
+TABLES_PER_HALF = 4
+# the share of memory that coefficients may take before they go to disk
+SHARE_FOR_IMAGES = 0.6
+
+
+def learn_basis(particles: Particles, consensus: Consensus, config: Config, job: Job, *, sign: float) -> str:
+    """Learn the ensemble and write latent.npy, latent_covariance.npy, the ensemble and those of both halves.
+
+    Returns:
+        How good it is, in a few words.
+
+    Raises:
+        InputError: if the images differ in box or pixel size, the focus mask does not fit, or memory is too small.
+    """
+    grid = particles.grid
+    focus = None if config.basis.focus_mask is None else read_focus(config.basis.focus_mask, grid)
+    band = working_band(consensus, config.basis.resolution)
+    noise = measured_noise(particles)
+    images = read_whitened(particles, band, noise, config, job, sign)
+    learner = BasisLearner(images, config.basis, config.latent_dim, config.symmetry, config.seed, focus)
+    job.log(f"{images.plane.count} coefficients per image, to {grid.resolution_of(band):.1f} Å")
+    halves = Halves(consensus.half_a[None], consensus.half_b[None], torch.ones(len(images), 2), 0.0)
+    state = learner.learn(BasisState(halves, noise), job, lambda name, state: tell(job, name, state))
+    if state.halves.a.shape[0] == 1:
+        return "no conformational change that both halves agree upon: one rigid structure"
+    return write_results(learner, state, particles, job)
+
+
+def working_band(consensus: Consensus, resolution: float | None) -> int:
+    """The highest shell worth using: a little beyond where the half-maps of the consensus agree, or as asked."""
+    grid = consensus.grid
+    if resolution is not None:
+        shell = grid.shell_of(resolution)
+    else:
+        shell = MARGIN * first_shell_below(consensus.correlation.corrected, 0.143) + 1
+    return max(min(LEAST_BAND, grid.last_shell), min(grid.last_shell, math.ceil(shell)))
+
+
+def measured_noise(particles: Particles) -> Float[Tensor, "groups shells"]:
+    """Power of the noise in each optics group: that of whole images, which are almost all noise; refined later."""
+    spectra = []
+    for group in range(len(particles.grids)):
+        rows = torch.nonzero(particles.group == group)[:, 0]
+        rows = rows if len(rows) else torch.arange(particles.count)
+        sample = rows[torch.linspace(0, len(rows) - 1, min(NOISE_SAMPLE, len(rows))).round().to(torch.int64)]
+        power = Noise.measured(particles.images(sample)).power
+        # shell 0 is the mean of the image, which normalisation took away
+        power[0] = power[1]
+        spectra.append(power)
+    return torch.stack(spectra)
+
+
+def read_focus(path: Path, grid: Grid) -> Float[Tensor, "n n n"]:
+    """A mask on the grid of the images."""
+    mask, found = read_volume(path)
+    if found.box_size != grid.box_size:
+        raise InputError(
+            f"the focus mask has a box of {found.box_size} px, the images one of {grid.box_size} px",
+            where=path,
+            remedy="give a mask on the grid of the map",
+        )
+    return mask.clamp(0, 1)
+
+
+def planned_tables(band: int, box: int, config: Config) -> float:
+    """Bytes of the tables and volumes at the peak."""
+    directions = config.basis.volumes or (MOST_VOLUMES if config.basis.model == "nonlinear" else 0)
+    volumes = 1 + max(directions, config.latent_dim or config.basis.most_dimensions)
+    table = table_layout(band).count * 2 * volumes * 4
+    return 2 * TABLES_PER_HALF * table + 4 * volumes * box**3 * 4 + 3 * (2 * box) ** 3 * 4 + 5e8
+
+
+def read_whitened(
+    particles: Particles, band: int, noise: Tensor, config: Config, job: Job, sign: float
+) -> WhitenedImages:
+    """The coefficients in memory, or on the job's disk when memory is short."""
+    grid = particles.grid
+    tables = planned_tables(band, grid.box_size, config)
+    size = WhitenedImages.size(particles.count, grid, band)
+    room = config.memory * 1e9 if config.memory is not None else available_memory()
+    short = room is not None and size > SHARE_FOR_IMAGES * max(room - tables, 0)
+    on_disk = config.basis.cache == "disk" or (config.basis.cache == "auto" and short)
+    where = f"; {size / 1e9:.1f} GB of images on disk" if on_disk else ""
+    job.announce_memory(
+        tables + (0 if on_disk else size), f"tables of the basis{'' if on_disk else ' and images'}{where}"
+    )
+    with job.progress(particles.count, "reading images") as progress:
+        file = job.checkpoints / "coefficients.float16" if on_disk else None
+        return WhitenedImages(particles, band, noise, sign=sign, file=file, advance=progress.advance)
+
+
+def tell(job: Job, name: str, state: BasisState) -> None:
+    """A line of metrics for every pass, a line of the log for every decision."""
+    if state.evidence:
+        job.metric(step=len(state.evidence), evidence=state.evidence[-1], directions=state.halves.a.shape[0] - 1)
+    if name == "number of directions":
+        for count, (gain, error) in enumerate(state.gains):
+            job.log(f"{count} latent coordinates: {gain:+.3f} ± {error:.3f} nats per image of the other half")
+        job.log(f"latent coordinates kept: {state.halves.a.shape[0] - 1}")
+    if name == "landmarks":
+        job.log(f"{state.halves.a.shape[0] - 1} directions of change along the motion")
+
+
+def write_results(learner: BasisLearner, state: BasisState, particles: Particles, job: Job) -> str:
+    """Latents of all particles in the order of the stack, the ensemble of both halves together, and of each."""
+    box = particles.grid.box_size
+    together = learner.together(state)
+    found = learner.latents(state, together)
+    order = torch.argsort(learner.images.order)
+    latent, spread = found.mean[order], found.covariance[order]
+    if found.component is not None:
+        probability = found.component[order]
+        write_npy(job.outputs / "component_probability.npy", probability.numpy())
+        write_npy(job.outputs / "component.npy", probability.argmax(1).numpy())
+    write_npy(job.outputs / "latent.npy", latent.numpy())
+    write_npy(job.outputs / "latent_covariance.npy", spread.numpy())
+    landmarks = None if state.manifold is None else state.manifold.interpolation
+    for folder, volumes in (("", together), ("half_a", state.halves.a), ("half_b", state.halves.b)):
+        save_ensemble(job.outputs / folder, BasisEnsemble(resize_to(volumes, box), particles.grid, landmarks))
+    told = latent.var(0) / (latent.var(0) + spread.diagonal(dim1=1, dim2=2).mean(0))
+    return f"{latent.shape[1]} latent coordinates, {float(told.max()):.0%} of the first one's variance is certain"

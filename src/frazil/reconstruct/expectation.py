@@ -1,0 +1,172 @@
+"""One pass over the images: what each says about its conformation, and how the volumes should change.
+
+For an image y with slices A of the volumes, posterior moments E[c], E[c c^T] of the weights and E[s], E[s^2] of its scale,
+the gradient of the expected log likelihood in the volumes is the backprojection of ``y E[s] E[c]^T - A E[s^2] E[c c^T]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frazil.inference.coefficient_posteriors import CoefficientPrior, Moments
+from frazil.inference.streamed import one_thread_per_operation
+from frazil.numerics.fourier import HalfPlane
+from frazil.numerics.spectrum_table import Table, TableLayout, complete_axis_plane, gather_table, scatter_table
+from frazil.reconstruct.whitened import WhitenedImages
+
+Result = TypeVar("Result")
+
+# bytes of slices that a worker holds at once: they should stay in its cache
+SLICES_AT_ONCE = 1_500_000
+
+
+@final
+@dataclass(frozen=True)
+class Expectation:
+    """What one pass over some images found.
+
+    Attributes:
+        gram, projection: what every image says, see `CoefficientPrior`; None when the gradient was wanted instead.
+        gradient: of the expected log likelihood, on the table. second: mean of ``E[s^2] E[c c^T]`` over the images.
+        information: mean over the images of ``E[s^2] A^T A``, how well an image tells the weights apart.
+        first, evidence, share: of every image, see `Moments`. covariance: of (c_1, ..., c_K) for every image; None when the
+            gradient was wanted instead. scale: E[s] and E[s^2] of every image.
+        residual: mean of ``|y - E[s] A E[c]|^2`` of every coefficient, for each optics group; None when not asked for.
+    """
+
+    gradient: Table
+    second: Float[Tensor, "volumes volumes"]
+    information: Float[Tensor, "volumes volumes"]
+    first: Float[Tensor, "images volumes"]
+    evidence: Float[Tensor, " images"]
+    share: Float[Tensor, "images parts"] | None
+    scale: Float[Tensor, "images 2"]
+    residual: Float[Tensor, "groups coefficients"] | None
+    covariance: Float[Tensor, "images basis basis"] | None = None
+    gram: Float[Tensor, "images volumes volumes"] | None = None
+    projection: Float[Tensor, "images volumes"] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class ScalePrior:
+    """The contrast of an image: normal around 1. A spread of 0 holds every image at 1."""
+
+    spread: float = 0.0
+
+    def update(self, moments: Moments, gram: Tensor, projection: Tensor) -> Float[Tensor, "batch 2"]:
+        """E[s] and E[s^2] given the moments of the weights (one step of variational Bayes)."""
+        if self.spread == 0:
+            return torch.ones(len(gram), 2, dtype=gram.dtype, device=gram.device)
+        inverse = 1 / self.spread**2
+        precision = (moments.second * gram).sum((1, 2)) + inverse
+        mean = ((moments.first * projection).sum(1) + inverse) / precision
+        return torch.stack((mean, mean.square() + 1 / precision), dim=1)
+
+
+@final
+@dataclass(frozen=True)
+class Pass:
+    """How to go over the images.
+
+    Attributes:
+        layout: of the tables. plane: the coefficients looked at. prior: of the weights. scale: prior of the contrast.
+        update: whether the gradient is wanted. residual: whether the residual power is wanted.
+        informed: how many coefficients, lowest frequencies first, weights and contrast are inferred from; None for all.
+            Fine details hold little about the conformation, and volumes learnt from few images have fitted their noise.
+    """
+
+    layout: TableLayout
+    plane: HalfPlane
+    prior: CoefficientPrior
+    scale: ScalePrior = ScalePrior()
+    update: bool = True
+    residual: bool = False
+    informed: int | None = None
+
+    def over(self, images: WhitenedImages, rows: range, table: Table, scale: Float[Tensor, "images 2"]) -> Expectation:
+        """One pass over a range of the images by one worker. ``scale`` are the present moments of the contrast of all."""
+        volumes = table.shape[2]
+        gradient = torch.zeros_like(table) if self.update else table[:0]
+        second, information = torch.zeros(volumes, volumes), torch.zeros(volumes, volumes)
+        groups = int(images.group.max()) + 1
+        residual = torch.zeros(groups, self.plane.count) if self.residual else None
+        found: list[tuple[Moments, Tensor]] = []
+        said: list[tuple[Tensor, Tensor]] = []
+        told = None if self.informed is None else 2 * self.informed
+        at_once = max(1, SLICES_AT_ONCE // (self.plane.count * volumes * 8))
+        for first in range(rows.start, rows.stop, at_once):
+            last = min(first + at_once, rows.stop)
+            values, factor = images.batch(first, last, self.plane.count)
+            rotation = images.rotation[first:last]
+            slices = gather_table(table, self.layout, rotation, self.plane, factor).flatten(1, 2)
+            flat = values.flatten(1)
+            coarse, known = (slices, flat) if self.informed is None else (slices[:, :told], flat[:, :told])
+            gram, projection = coarse.mT @ coarse, (coarse.mT @ known[..., None])[..., 0]
+            size = scale[first:last]
+            moments = self.prior.moments(gram * size[:, 1, None, None], projection * size[:, :1])
+            size = self.scale.update(moments, gram, projection)
+            weighted = moments.second * size[:, 1, None, None]
+            second += weighted.sum(0)
+            information += (gram * size[:, 1, None, None]).sum(0)
+            if not self.update:
+                said.append((gram * size[:, 1, None, None], projection * size[:, :1]))
+            else:
+                change = flat[..., None] * (moments.first * size[:, :1])[:, None]
+                change = torch.baddbmm(change, slices, weighted, alpha=-1).unflatten(1, (-1, 2))
+                scatter_table(change, self.layout, rotation, self.plane, factor, gradient)
+            if residual is not None:
+                seen = (slices @ (moments.first * size[:, :1])[..., None])[..., 0]
+                power = (flat - seen).unflatten(1, (-1, 2)).square().sum(-1)
+                residual.index_add_(0, images.group[first:last], power)
+            found.append((moments, size))
+        counts = torch.bincount(images.group[rows.start : rows.stop], minlength=groups).clamp(min=1)
+        shares = [moments.share for moments, _ in found if moments.share is not None]
+        return Expectation(
+            gradient,
+            second / max(len(rows), 1),
+            information / max(len(rows), 1),
+            torch.cat([moments.first for moments, _ in found]),
+            torch.cat([moments.evidence for moments, _ in found]),
+            torch.cat(shares) if shares else None,
+            torch.cat([size for _, size in found]),
+            None if residual is None else residual / counts[:, None],
+            None if self.update else torch.cat([_covariance(moments) for moments, _ in found]),
+            None if self.update else torch.cat([gram for gram, _ in said]),
+            None if self.update else torch.cat([projection for _, projection in said]),
+        )
+
+
+def _covariance(moments: Moments) -> Float[Tensor, "batch basis basis"]:
+    mean = moments.first[:, 1:]
+    return moments.second[:, 1:, 1:] - mean[:, :, None] * mean[:, None, :]
+
+
+def in_both_halves(work: Callable[[int], Result]) -> tuple[Result, Result]:
+    """The work of half-set A and of half-set B, side by side where there are threads for it."""
+    with one_thread_per_operation() as threads:
+        if threads == 1:
+            return work(0), work(1)
+        with ThreadPoolExecutor(2) as pool:
+            a, b = pool.map(work, (0, 1))
+            return a, b
+
+
+def coverage(images: WhitenedImages, rows: range, layout: TableLayout, plane: HalfPlane) -> Float[Tensor, " voxels"]:
+    """How much the images tell of every voxel of a table: the sum of squared transfer functions."""
+    total = torch.zeros(layout.count, 2, 1)
+    for first in range(rows.start, rows.stop, 64):
+        last = min(first + 64, rows.stop)
+        _, factor = images.batch(first, last, plane.count)
+        squared = torch.zeros(*factor.shape, 2, 1)
+        squared[:, :, 0, 0] = factor.square()
+        scatter_table(squared, layout, images.rotation[first:last], plane, torch.ones_like(factor), total)
+    complete_axis_plane(total, layout, hermitian=False)
+    return total[:, 0, 0].contiguous()

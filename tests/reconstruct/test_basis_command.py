@@ -1,0 +1,117 @@
+"""`frazil reconstruct --density basis` as its users meet it: files, flags, choices, messages."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from frazil.cli import main
+from frazil.data.ensemble import load_ensemble
+from frazil.data.mrc import write_volume
+from frazil.numerics.masks import soft_sphere
+from frazil.numerics.statistics import spearman
+
+
+@pytest.fixture(scope="module")
+def moving_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The star file of 400 hinge images of 24 pixels with little noise."""
+    folder = tmp_path_factory.mktemp("moving-stack") / "sim"
+    flags = ["--set", "linear-1d", "--count", "400", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "--seed", "1"]
+    assert main(["simulate", "particles", *flags, "--out", str(folder)]) == 0
+    return folder / "outputs" / "particles.star"
+
+
+@pytest.fixture(scope="module")
+def learnt(moving_stack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished job with everything chosen by itself."""
+    out = tmp_path_factory.mktemp("basis") / "job"
+    flags = ["--density", "basis", "--no-report", "--out", str(out), "--basis.passes", "2", "--basis.landmarks", "16"]
+    assert main(["reconstruct", str(moving_stack), *flags]) == 0
+    return out
+
+
+def test_the_latent_orders_particles_by_their_true_angle(learnt, moving_stack):
+    latent = torch.from_numpy(np.load(learnt / "outputs" / "latent.npy"))
+    truth = torch.from_numpy(np.load(moving_stack.parent / "truth" / "latent.npy"))[:, 0]
+    assert max(abs(spearman(column, truth)) for column in latent.T) > 0.9
+
+
+def test_every_promised_file_is_there_and_fits(learnt):
+    outputs = learnt / "outputs"
+    latent, covariance = np.load(outputs / "latent.npy"), np.load(outputs / "latent_covariance.npy")
+    assert latent.dtype == np.float32 and latent.shape[0] == 400
+    assert covariance.shape == (400, latent.shape[1], latent.shape[1])
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
+    whole, a, b = (load_ensemble(outputs / name) for name in ("", "half_a", "half_b"))
+    assert whole.latent_dim == a.latent_dim == b.latent_dim == latent.shape[1]
+    point = torch.from_numpy(latent[0])
+    first, second = (half.density(point).voxels(whole.grid) for half in (a, b))
+    assert torch.corrcoef(torch.stack((first.flatten(), second.flatten())))[0, 1] > 0.5
+    assert "nats per image of the other half" in (learnt / "log.txt").read_text()
+
+
+def test_decode_opens_the_ensemble(run_frazil, learnt, tmp_path):
+    done = run_frazil("decode", learnt, "--particles", "0,7", "--out", tmp_path / "decoded")
+    assert done.code == 0, done.stderr
+    assert (tmp_path / "decoded" / "outputs" / "volumes" / "volume_000.mrc").exists()
+
+
+def test_a_rigid_molecule_gets_no_latent(run_frazil, tmp_path):
+    """The hinge at rest: one conformation, whatever is tried."""
+    flags = ("--set", "linear-1d", "--count", 300, "--box", 24, "--pixel-size", 8, "--snr", 0.3, "--seed", 2)
+    assert run_frazil("simulate", "particles", *flags, "--out", tmp_path / "sim").code == 0
+    volume = tmp_path / "sim" / "outputs" / "truth" / "volumes" / "volume_004.mrc"
+    flags = ("--density", volume, "--count", 400, "--snr", 0.3, "--seed", 3)
+    assert run_frazil("simulate", "particles", *flags, "--out", tmp_path / "rigid").code == 0
+    star = tmp_path / "rigid" / "outputs" / "particles.star"
+    words = ("--density", "basis", "--no-report", "--basis.most-dimensions", 3)
+    done = run_frazil("reconstruct", star, *words, "--out", tmp_path / "job")
+    assert done.code == 0, done.stderr
+    assert "one rigid structure" in done.stdout
+    assert not (tmp_path / "job" / "outputs" / "latent.npy").exists()
+
+
+def test_a_latent_dimension_alone_means_a_basis_and_disk_gives_what_memory_gives(run_frazil, moving_stack, tmp_path):
+    words = ("--latent-dim", 2, "--no-report", "--basis.model", "linear", "--threads", 1, "--basis.resolution", 24)
+    for where in ("memory", "disk"):
+        done = run_frazil("reconstruct", moving_stack, *words, "--basis.cache", where, "--out", tmp_path / where)
+        assert done.code == 0, done.stderr
+    for name in ("latent.npy", "latent_covariance.npy", "ensemble.safetensors"):
+        one, other = (tmp_path / where / "outputs" / name for where in ("memory", "disk"))
+        assert one.read_bytes() == other.read_bytes(), name
+    assert np.load(tmp_path / "disk" / "outputs" / "latent.npy").shape == (400, 2)
+
+
+def test_changes_are_looked_for_inside_the_focus_mask_only(run_frazil, moving_stack, tmp_path):
+    mask = soft_sphere(24, 5.0, 1.0)
+    write_volume(tmp_path / "focus.mrc", mask, 8.0)
+    words = ("--latent-dim", 1, "--basis.volumes", 3, "--basis.no-scale", "--no-report", "--basis.passes", 1)
+    words = (*words, "--basis.focus-mask", tmp_path / "focus.mrc", "--out", tmp_path / "job")
+    assert run_frazil("reconstruct", moving_stack, *words).code == 0
+    ensemble = load_ensemble(tmp_path / "job" / "outputs")
+    directions = ensemble.volumes[1:]  # type: ignore[attr-defined]
+    assert directions.shape[0] == 3
+    assert float(directions[:, mask == 0].abs().max()) < 1e-3 * float(directions.abs().max())
+
+
+def test_discrete_states_are_told_apart(run_frazil, tmp_path):
+    flags = ("--set", "discrete-10", "--count", 600, "--box", 24, "--pixel-size", 8, "--snr", 1, "--seed", 2)
+    assert run_frazil("simulate", "particles", *flags, "--out", tmp_path / "sim").code == 0
+    star = tmp_path / "sim" / "outputs" / "particles.star"
+    words = ("--density", "basis", "--basis.components", 10, "--no-report", "--basis.passes", 1)
+    done = run_frazil("reconstruct", star, *words, "--out", tmp_path / "job")
+    assert done.code == 0, done.stderr
+    outputs = tmp_path / "job" / "outputs"
+    state = np.load(tmp_path / "sim" / "outputs" / "truth" / "state.npy")
+    assert adjusted_rand_score(state, np.load(outputs / "component.npy")) > 0.8
+    np.testing.assert_allclose(np.load(outputs / "component_probability.npy").sum(1), 1, atol=1e-4)
+
+
+def test_a_focus_mask_of_another_box_is_refused(run_frazil, moving_stack, tmp_path):
+    write_volume(tmp_path / "focus.mrc", soft_sphere(20, 5.0, 1.0), 8.0)
+    words = ("--latent-dim", 1, "--no-report", "--basis.focus-mask", tmp_path / "focus.mrc", "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", moving_stack, *words)
+    assert done.code == 2
+    assert "the focus mask has a box of 20 px, the images one of 24 px" in done.stderr
