@@ -109,7 +109,7 @@ def test_a_batch_of_conformers_is_seen_as_one_by_one():
     found = molecule("linear-1d")
     latent = torch.tensor([[0.1], [0.9]], dtype=torch.float64)
     pose = Pose.random(2, 5.0, torch.Generator().manual_seed(2), torch.float64)
-    together = found.conformers(latent).project(pose, GRID)
+    together = found.body.conformers(latent).project(pose, GRID)
     for row in range(2):
         alone = found.body.density(latent[row]).project(pose[row : row + 1], GRID)
         assert torch.allclose(together[row], alone[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from frazil.cli import main
 from frazil.data.ensemble import load_ensemble
@@ -13,6 +14,8 @@ from frazil.data.mrc import read_volume, write_volume
 from frazil.data.stack import read_particles
 from frazil.data.truth import read_truth
 from frazil.simulate import Config
+from frazil.simulate.models import read_two_conformations
+from frazil.simulate.plans import ASSEMBLY_SHARES
 
 SMALL = ["--count", "12", "--box", "16", "--pixel-size", "14", "--states", "3"]
 
@@ -54,6 +57,100 @@ def test_a_set_is_a_stack_with_its_truth(tmp_path, name):
     else:
         assert truth.latent is None
         assert sorted(truth.state.tolist()) == sorted([*range(10), 0, 1])
+
+
+def test_the_antibody_stands_at_equal_steps_of_a_full_turn_in_equal_shares(tmp_path):
+    flags = ["--set", "igg1d", "--count", "40", "--states", "8", "--box", "16", "--pixel-size", "24"]
+    folder = simulate(tmp_path, *flags, "--snr-pixel-size", "24")
+    truth, molecule = read_truth(folder), load_ensemble(folder / "outputs/truth")
+    assert np.bincount(truth.state).tolist() == [5] * 8
+    assert np.allclose(truth.latent[:, 0], truth.state / 8)
+    assert molecule.joints[0].high - molecule.joints[0].low == 360
+    assert facts(folder)["circular"] == [True]
+
+
+def test_the_assembly_keeps_the_shares_of_its_states(tmp_path):
+    flags = ["--set", "ribo16", "--count", "335", "--box", "16", "--pixel-size", "24", "--snr-pixel-size", "24"]
+    truth = read_truth(simulate(tmp_path, *flags))
+    found = np.bincount(truth.state, minlength=16)
+    assert found.sum() == 335
+    assert np.abs(found - 335 * np.array(ASSEMBLY_SHARES) / 335_240).max() < 1
+    assert len(truth.volumes) == 16 and truth.latent is None
+
+
+def test_a_mixture_has_as_many_molecules_as_asked_for(tmp_path):
+    flags = ["--set", "mix", "--size", "s", "--states", "3", "--count", "9", "--snr-pixel-size", "12"]
+    folder = simulate(tmp_path, *flags)
+    truth = read_truth(folder)
+    assert np.bincount(truth.state).tolist() == [3, 3, 3]
+    volumes = torch.stack([read_volume(path)[0].flatten() for path in truth.volumes])
+    assert float(torch.corrcoef(volumes).fill_diagonal_(0).max()) < 0.9
+
+
+def test_a_rigid_set_has_one_state_and_no_latent(tmp_path):
+    truth = read_truth(simulate(tmp_path, "--set", "rigid", *SMALL))
+    assert truth.latent is None and len(truth.volumes) == 1 and set(truth.state) == {0}
+
+
+def test_ratio_zero_is_noise_alone_of_unit_variance_and_the_truth_is_empty(tmp_path):
+    folder = simulate(tmp_path, "--snr", "0", "--count", "60", "--box", "16", "--pixel-size", "14", "--states", "2")
+    images = read_particles(folder / "outputs/particles.star").images(slice(0, 60))
+    assert float(images.var()) == pytest.approx(1, rel=0.05)
+    assert facts(folder)["effective_snr"] == 0
+    assert all(float(read_volume(path)[0].abs().max()) == 0 for path in read_truth(folder).volumes)
+
+
+def two_conformations(folder: Path) -> list[Path]:
+    """A rod and a hook of the same 40 atoms; the hook is also turned, moved, and its chain has another name."""
+    line = "ATOM  {0:5d}  CA  ALA {1}{0:4d}    {2:8.3f}{3:8.3f}{4:8.3f}  1.00  0.00           C\n"
+    rod = np.zeros((40, 3))
+    rod[:, 0] = 2.0 * np.arange(40)
+    hook = rod.copy()
+    hook[30:, 1], hook[30:, 0] = 2.0 * np.arange(1, 11), 58
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    paths = []
+    for name, chain, points in (("rod.pdb", "A", rod), ("hook.pdb", "B", hook @ turn.T + 5)):
+        paths.append(folder / name)
+        paths[-1].write_text("".join(line.format(i + 1, chain, *point) for i, point in enumerate(points)) + "END\n")
+    return paths
+
+
+def test_two_models_are_the_ends_of_a_path_with_the_second_laid_on_the_first(tmp_path):
+    rod, hook = two_conformations(tmp_path)
+    flags = ["--atoms", str(rod), "--atoms-to", str(hook), "--count", "6", "--resolution", "8", "--states", "2"]
+    folder = simulate(tmp_path / "sim", *flags)
+    truth, path = read_truth(folder), load_ensemble(folder / "outputs/truth")
+    assert truth.latent.shape == (6, 1)
+    assert facts(folder)["circular"] == [False]
+    start, middle, end = path.centres(torch.tensor([[0.0], [0.5], [1.0]]))
+    assert torch.allclose(middle, (start + end) / 2, atol=1e-4)
+    pairs = torch.cdist(end, end)
+    assert float(pairs[0, 39]) == pytest.approx(float(np.hypot(58, 20)), rel=1e-3)
+    # no turn brings the hook closer to the rod
+    for axis in range(3):
+        for angle in (-4.0, 4.0):
+            turn = torch.from_numpy(Rotation.from_euler("xyz"[axis], angle, degrees=True).as_matrix())
+            assert float((end @ turn.T - start).square().sum()) >= float((end - start).square().sum()) - 1e-6
+
+
+def test_the_path_between_two_molecules_is_refused(tmp_path, capsys):
+    rod, _ = two_conformations(tmp_path)
+    other = tmp_path / "other.pdb"
+    other.write_text(rod.read_text().replace(" CA ", " N  "))
+    assert (
+        main(["simulate", "particles", "--atoms", str(rod), "--atoms-to", str(other), "--out", str(tmp_path / "o")])
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert "other.pdb" in said and "fewer than half" in said and "rod.pdb" in said
+
+
+def test_the_path_of_a_real_kinase_has_its_atoms(tmp_path, data_folder):
+    folder = data_folder / "models" / "adenylate_kinase"
+    start, end = read_two_conformations(folder / "adk_open.pdb.gz", folder / "adk_closed.pdb.gz", 3.0)
+    assert len(start.amplitudes) == len(end.amplitudes) > 1500
+    moved = (start.centres - end.centres).square().sum(1).mean().sqrt()
+    assert 5 < float(moved) < 9  # 7.1 Å between 4AKE and 1AKE
 
 
 def test_the_volumes_of_the_truth_are_those_of_its_molecule(tmp_path):
@@ -148,7 +245,7 @@ def test_atoms_choose_a_box_around_them(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--snr", "-0.1"], ["snr", "greater than 0"]),
+        (["--snr", "-0.1"], ["snr", "greater than or equal to 0"]),
         (["--snr", "inf"], ["snr", "finite"]),
         (["--set", "linear-3d"], ["set", "linear-1d"]),
         (["--count", "0"], ["count", "1"]),
@@ -162,6 +259,10 @@ def test_atoms_choose_a_box_around_them(tmp_path):
         (["--set", "linear-1d", "--atoms", __file__], ["--set", "--atoms", "one of them"]),
         (["--diameter", "1000"], ["--diameter", "does not fit"]),
         (["--states", "0"], ["states", "1"]),
+        (["--size", "xl"], ["size", "'s'"]),
+        (["--size", "s", "--atoms", __file__], ["--size", "--count"]),
+        (["--atoms-to", __file__], ["--atoms-to", "--atoms"]),
+        (["--snr", "0", "--noise", "none"], ["--snr", "empty"]),
         (["--volts", "3"], ["volts"]),
     ],
 )

@@ -13,9 +13,10 @@ from frazil.errors import InputError
 from frazil.numerics.fourier import coefficients_to_images
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
+from frazil.simulate.models import read_atoms
 from frazil.simulate.molecules import generate
 from frazil.simulate.particles import draw_particles
-from frazil.simulate.specimen import MovingMolecule, RigidDensity, even_box, read_atoms, read_map
+from frazil.simulate.specimen import MovingMolecule, RigidDensity, even_box, read_map
 
 PDB = """\
 ATOM      1  N   ALA A   1      11.000  10.000  10.000  1.00  0.00           N

@@ -54,6 +54,7 @@ _KINDS: dict[str, str | type] = {
     "basis": "frazil.physics.basis:BasisEnsemble",
     "field": "frazil.physics.field:FieldEnsemble",
     "jointed": "frazil.physics.jointed:JointedGaussians",
+    "path": "frazil.physics.path:GaussianPath",
 }
 
 

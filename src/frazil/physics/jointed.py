@@ -1,8 +1,8 @@
-"""Gaussians in domains on joints: an ensemble whose every conformation is known exactly."""
+"""Gaussians in domains on joints."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from frazil.numerics.rotations import from_rotation_vector
 from frazil.physics.density import Gaussians
-from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
+from frazil.physics.moving import MovingGaussians
 
 
 @final
@@ -42,16 +42,16 @@ class Joint:
 
 @final
 @dataclass(frozen=True)
-class JointedGaussians(Ensemble):
+class JointedGaussians(MovingGaussians):
     """Gaussians whose domains turn about joints; one latent coordinate, from 0 to 1, for each joint.
 
     Attributes:
-        rest: the Gaussians with every joint at 0 degrees. domain: the domain each one belongs to.
-        joints: in the order of the latent coordinates. grid: of the images.
+        straight: the Gaussians with every joint at 0 degrees. domain: the domain each one belongs to.
+        joints: in the order of the latent coordinates. images: the grid of the images.
     """
 
     kind = "jointed"
-    rest: Gaussians
+    straight: Gaussians
     domain: Int[Tensor, " gaussians"]
     joints: tuple[Joint, ...]
     images: Grid
@@ -66,6 +66,20 @@ class JointedGaussians(Ensemble):
         """The grid of the images."""
         return self.images
 
+    @property
+    def rest(self) -> Gaussians:
+        """Every joint at 0 degrees."""
+        return self.straight
+
+    @property
+    def circular(self) -> tuple[bool, ...]:
+        """For each joint, whether a full turn lies between its ends."""
+        return tuple(joint.circular for joint in self.joints)
+
+    def scaled(self, factor: float) -> JointedGaussians:
+        """The same molecule with every amplitude multiplied by a factor."""
+        return replace(self, straight=self.rest.with_linear_parameters(self.rest.amplitudes * factor))
+
     def centres(self, latent: Float[Tensor, "batch joints"]) -> Float[Tensor, "batch gaussians 3"]:
         """Positions at each of a batch of conformations, Å."""
         rest = self.rest.centres
@@ -75,10 +89,6 @@ class JointedGaussians(Ensemble):
             pivot = torch.tensor(joint.pivot).to(rest)
             moved[:, mine] = (moved[:, mine] - pivot) @ joint.turn(coordinate).mT + pivot
         return moved
-
-    def density(self, latent: Float[Tensor, " joints"]) -> Gaussians:
-        """The Gaussians at one conformation."""
-        return Gaussians(self.centres(latent[None])[0], self.rest.amplitudes, self.rest.sigmas)
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Named tensors and plain settings: see `frazil.data.ensemble`."""

@@ -1,12 +1,15 @@
 """Draw a particle stack from the model of image formation, with the truth beside it.
 
-The specimen is a generated molecule with a known motion (``--set``), an atomic model (``--atoms``) or a map
-(``--density``). Molecules and atoms are sums of Gaussians and are projected analytically. Orientations are uniform; the
-noise has a fixed spectral density (see ``--snr`` and ``--snr-pixel-size``). The same seed gives the same files, bit for
-bit.
+The specimen is a generated molecule (``--set``), an atomic model (``--atoms``), the path from one conformation to
+another (``--atoms`` and ``--atoms-to``) or a map (``--density``). Molecules and atoms are sums of Gaussians and are
+projected analytically. Orientations are uniform; the noise has a fixed spectral density (see ``--snr`` and
+``--snr-pixel-size``). The same seed gives the same files, bit for bit.
 
 Sets: ``linear-1d`` a hinge, ``linear-2d`` two hinges, ``circular-1d`` a domain that goes round a full circle,
-``discrete-10`` ten states that differ in composition and conformation.
+``discrete-10`` ten states that differ in composition and conformation, ``rigid`` the first of these standing still;
+``igg1d`` an antibody with one Fab at 100 angles of a full turn, ``ribo16`` a ribosomal subunit in 16 states of its
+assembly with uneven shares, ``mix`` different molecules (``--states`` of them). ``--size`` chooses how many images of
+which box, pixel size and noise; flags win over it. ``--snr 0`` gives images of noise alone.
 
 Makes ``outputs/particles.star`` and ``particles.mrcs`` (RELION 3.1; particles bright; pixel values scaled so that the
 noise has unit variance), and ``outputs/truth/``: poses, latents, states, and the volume of every state.
@@ -29,34 +32,48 @@ class Config(JobConfig):
     """What to simulate."""
 
     what: Literal["particles"] = argument("what to simulate", default="particles")
-    set: Literal["linear-1d", "linear-2d", "circular-1d", "discrete-10"] | None = setting(
-        None, "generated molecule (linear-1d when neither atoms nor a density are given)"
+    set: Literal["rigid", "linear-1d", "linear-2d", "circular-1d", "discrete-10", "igg1d", "ribo16", "mix"] | None = (
+        setting(None, "generated molecule (linear-1d when neither atoms nor a density are given)")
+    )
+    size: Literal["s", "m", "L"] | None = setting(
+        None, "how much of a set: s for a test, m for two cores, L for a GPU (m)"
     )
     atoms: Path | None = setting(None, "atomic model to image: PDB or mmCIF, plain or .gz")
+    atoms_to: Path | None = setting(
+        None, "second conformation of that model: particles lie on the path between the two"
+    )
     density: Path | None = setting(None, "map to image: a cubic MRC file")
-    count: int = setting(5000, "number of particles", ge=1)
+    count: int | None = setting(None, "number of particles (the set's; 5000)", ge=1)
     box: int | None = setting(
-        None, "side of the images, pixels (64, or the map's, or half as wide again as the atoms)", ge=8
+        None, "side of the images, pixels (the set's; the map's; half as wide again as the atoms)", ge=8
     )
     pixel_size: float | None = setting(
-        None, "pixel size, Å (4, or the map's, or half the resolution of the atoms)", gt=0, allow_inf_nan=False
+        None, "pixel size, Å (the set's; the map's; half the resolution of the atoms)", gt=0, allow_inf_nan=False
     )
     resolution: float | None = setting(
         None,
-        "width of a Gaussian, Å: sigma is 0.225 of it (four pixels; 3 Å for atoms)",
+        "width of a Gaussian, Å: sigma is 0.225 of it (four pixels; 3 Å for atoms, igg1d, ribo16 and mix)",
         gt=0,
         allow_inf_nan=False,
     )
     diameter: float | None = setting(
-        None, "diameter of the sphere round a generated molecule, Å (0.75 of the box)", gt=0, allow_inf_nan=False
+        None,
+        "diameter of the sphere round a generated molecule, Å (0.75 of the box; its own for igg1d, ribo16 and mix)",
+        gt=0,
+        allow_inf_nan=False,
     )
-    states: int = setting(10, "listed states of a continuous motion, whose volumes are written", ge=1)
-    snr: float = setting(
-        0.1, "variance of the images after the CTF, over all pixels, to that of the noise", gt=0, allow_inf_nan=False
+    states: int | None = setting(
+        None, "conformations of a motion whose volumes are written, or molecules of mix (the set's; 10)", ge=1
+    )
+    snr: float | None = setting(
+        None,
+        "variance of the images after the CTF, over all pixels, to that of the noise; 0 for noise alone (the set's; 0.1)",
+        ge=0,
+        allow_inf_nan=False,
     )
     snr_pixel_size: float | None = setting(
         None,
-        "pixel size at which that ratio holds, Å: the images get noise of the same spectral density (theirs)",
+        "pixel size at which that ratio holds, Å: the images get noise of the same spectral density (the set's; theirs)",
         gt=0,
         allow_inf_nan=False,
     )
@@ -77,8 +94,8 @@ class Config(JobConfig):
     )
     phase_shift: float = setting(0.0, "phase shift of a phase plate, degrees", allow_inf_nan=False)
     b_factor: float = setting(100.0, "envelope of the microscope, exp(-B s^2 / 4), Å²", ge=0, allow_inf_nan=False)
-    shift_range: float = setting(
-        10.0, "in-plane shifts are uniform in plus or minus this, Å", ge=0, allow_inf_nan=False
+    shift_range: float | None = setting(
+        None, "in-plane shifts are uniform in plus or minus this, Å (the set's; 10)", ge=0, allow_inf_nan=False
     )
 
 

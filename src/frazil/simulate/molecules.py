@@ -1,11 +1,8 @@
-"""Generated molecules whose motion is known: helix bundles on joints.
+"""Generated molecules whose motion or composition is known: ellipsoids full of rods of beads, on joints.
 
-Four molecules, after the synthetic sets of the cryoDRGN paper (Zhong et al. 2020): one hinge, two hinges, a domain that
-goes round a full circle, and ten discrete states. Each is made of lobes, each lobe an ellipsoid packed with parallel
-rods of beads (helices at about 10 Å from each other), so that a map shows something at every resolution down to the
-spacing of the rods. No molecule has a symmetry or a mirror plane: poses and handedness are well determined.
-
-Lengths in this file are fractions of the molecule's diameter until `generate` scales them to Å.
+Each lobe of a plan is packed with parallel rods of beads (helices at about 10 Å from each other, or strands), so that a
+map shows something at every resolution down to the spacing of the rods. No molecule has a symmetry or a mirror plane:
+poses and handedness are well determined.
 """
 
 from __future__ import annotations
@@ -22,41 +19,41 @@ from frazil.numerics.rotations import random_rotations
 from frazil.physics.density import Gaussians
 from frazil.physics.grid import Grid
 from frazil.physics.jointed import Joint, JointedGaussians
+from frazil.physics.moving import MovingGaussians
+from frazil.simulate.plans import Linker, Lobe, Plan, mixture, plan_of
 
-SetName = Literal["linear-1d", "linear-2d", "circular-1d", "discrete-10"]
-
-ROD_SPACING = 0.062
-BEAD_SPACING = 0.034
+SetName = Literal["rigid", "linear-1d", "linear-2d", "circular-1d", "discrete-10", "igg1d", "ribo16"]
 
 
 @final
 @dataclass(frozen=True)
 class Molecule:
-    """A generated molecule: continuous when it has no states.
+    """A molecule that moves; one with states takes those and nothing between.
 
     Attributes:
-        body: beads in domains on joints.
-        states: for a discrete set, its states as rows (present domains, latent of the joints).
+        body: beads, and how they move.
+        domain: the domain each bead belongs to, where states need it.
+        states: for a discrete set, its states as rows (present domains, latent).
+        shares: how many particles are in each state, relative to each other; equal unless given.
     """
 
-    body: JointedGaussians
+    body: MovingGaussians
+    domain: Int[Tensor, " gaussians"] | None = None
     states: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = ()
+    shares: tuple[float, ...] = ()
 
     @property
     def circular(self) -> tuple[bool, ...]:
         """For each latent coordinate, whether 1 is the same conformation as 0."""
-        return () if self.states else tuple(joint.circular for joint in self.body.joints)
-
-    def conformers(self, latent: Float[Tensor, "batch latent"]) -> Gaussians:
-        """The molecule in a batch of conformations of a continuous set."""
-        rest, centres = self.body.rest, self.body.centres(latent)
-        return Gaussians(centres, *(part.expand(centres.shape[:-1]) for part in (rest.amplitudes, rest.sigmas)))
+        return () if self.states else self.body.circular
 
     def state(self, index: int) -> Gaussians:
         """The molecule in one state of a discrete set; absent domains have amplitude 0."""
         present, latent = self.states[index]
-        there = torch.isin(self.body.domain, torch.tensor(present))
         found = self.body.density(torch.tensor(latent))
+        if self.domain is None:
+            return found
+        there = torch.isin(self.domain, torch.tensor(present))
         return Gaussians(found.centres, found.amplitudes * there, found.sigmas)
 
     def even_latents(self, count: int) -> Float[Tensor, "count latent"]:
@@ -76,104 +73,76 @@ class Molecule:
         return gap.square().sum(-1).argmin(1)
 
 
-@dataclass(frozen=True)
-class Lobe:
-    """An ellipsoid of helices that belongs to a domain; lengths in molecule diameters."""
-
-    domain: int
-    centre: tuple[float, float, float]
-    radii: tuple[float, float, float]
-
-
-def _fill(lobe: Lobe, generator: torch.Generator) -> Tensor:
+def _fill(lobe: Lobe, plan: Plan, generator: torch.Generator) -> Tensor:
     """Rods of beads, packed hexagonally but not in a crystal: each is displaced and slid along its axis."""
+    across, along_rod = plan.rod_spacing, plan.bead_spacing
     steps = torch.arange(-12, 13, dtype=torch.float64)
     column, row, along = torch.meshgrid(steps, steps, torch.arange(-24, 25, dtype=torch.float64), indexing="ij")
     slide = torch.rand(25, 25, 1, generator=generator, dtype=torch.float64)
     rods = torch.stack(
-        [(column + 0.5 * (row % 2)) * ROD_SPACING, row * ROD_SPACING * 3**0.5 / 2, (along + slide) * BEAD_SPACING], -1
+        [(column + 0.5 * (row % 2)) * across, row * across * 3**0.5 / 2, (along + slide) * along_rod], -1
     ).reshape(-1, 3)
     displaced = (
         torch.randn(25, 25, 1, 3, generator=generator, dtype=torch.float64).expand(-1, -1, 49, -1).reshape(-1, 3)
     )
-    rods = rods + 0.2 * ROD_SPACING * displaced
-    rods = rods + 0.2 * BEAD_SPACING * torch.randn(rods.shape, generator=generator, dtype=torch.float64)
+    rods = rods + 0.2 * across * displaced
+    rods = rods + 0.2 * along_rod * torch.randn(rods.shape, generator=generator, dtype=torch.float64)
     # helices of neighbouring lobes lie at an angle, as in most proteins
     beads = rods @ random_rotations(1, generator, torch.float64)[0]
     inside = (beads / torch.tensor(lobe.radii, dtype=torch.float64)).norm(dim=1) < 1
     return beads[inside] + torch.tensor(lobe.centre, dtype=torch.float64)
 
 
-_BODY = (
-    Lobe(0, (0.0, -0.16, -0.05), (0.20, 0.13, 0.13)),
-    Lobe(0, (-0.17, -0.05, 0.10), (0.11, 0.12, 0.10)),
-    Lobe(0, (0.10, -0.27, 0.11), (0.08, 0.09, 0.10)),
-)
-_ARM = (
-    Lobe(1, (0.05, 0.12, -0.01), (0.11, 0.16, 0.10)),
-    Lobe(1, (0.11, 0.26, 0.08), (0.12, 0.10, 0.12)),
-)
-_SECOND_ARM = (Lobe(2, (0.27, -0.12, -0.06), (0.13, 0.09, 0.07)), Lobe(2, (0.37, -0.03, -0.12), (0.07, 0.09, 0.09)))
-_KNOB = (Lobe(3, (-0.22, -0.24, -0.14), (0.09, 0.08, 0.09)),)
-
-# (lobes, joints with pivots in diameters)
-_PLANS: dict[str, tuple[tuple[Lobe, ...], tuple[Joint, ...]]] = {
-    "linear-1d": (_BODY + _ARM, (Joint(1, (0.04, 0.0, -0.02), (0.0, 0.28, 0.96), -40, 40),)),
-    "linear-2d": (
-        _BODY + _ARM + _SECOND_ARM,
-        (
-            Joint(1, (0.04, 0.0, -0.02), (0.0, 0.28, 0.96), -35, 35),
-            Joint(2, (0.19, -0.15, -0.05), (0.6, 0.8, 0.0), -35, 35),
-        ),
-    ),
-    "circular-1d": (
-        _BODY + (Lobe(1, (0.05, 0.04, -0.01), (0.08, 0.12, 0.08)), Lobe(1, (0.17, 0.20, 0.07), (0.16, 0.08, 0.09))),
-        (Joint(1, (0.04, 0.0, -0.02), (0.0, 1.0, 0.0), 0, 360, circular=True),),
-    ),
-    "discrete-10": (
-        _BODY + _ARM + _SECOND_ARM + _KNOB,
-        (
-            Joint(1, (0.04, 0.0, -0.02), (0.0, 0.28, 0.96), -40, 40),
-            Joint(2, (0.19, -0.15, -0.05), (0.6, 0.8, 0.0), -35, 35),
-        ),
-    ),
-}
-
-# assembly (which domains are there) and conformation (where the joints stand) both differ
-_DISCRETE_STATES = (
-    ((0, 1), (0.5, 0.5)),
-    ((0, 2), (0.5, 0.5)),
-    ((0, 1, 2), (0.5, 0.5)),
-    ((0, 1, 3), (0.5, 0.5)),
-    ((0, 2, 3), (0.5, 0.5)),
-    ((0, 1, 2, 3), (0.5, 0.5)),
-    ((0, 1, 2, 3), (0.0, 0.5)),
-    ((0, 1, 2, 3), (1.0, 0.5)),
-    ((0, 1, 2), (0.0, 0.0)),
-    ((0, 1, 2), (1.0, 1.0)),
-)
+def _draw_linker(linker: Linker, generator: torch.Generator) -> Tensor:
+    """Beads evenly from start to end, displaced by a tenth of its length per square root of their number."""
+    start, end = torch.tensor(linker.start, dtype=torch.float64), torch.tensor(linker.end, dtype=torch.float64)
+    step = (torch.arange(linker.beads, dtype=torch.float64)[:, None] + 0.5) / linker.beads
+    waver = 0.1 * (end - start).norm() / linker.beads**0.5
+    return torch.lerp(start, end, step) + waver * torch.randn(linker.beads, 3, generator=generator, dtype=torch.float64)
 
 
-def generate(name: SetName, grid: Grid, diameter: float, sigma: float) -> Molecule:
+def generate(name: SetName, grid: Grid, diameter: float | None, sigma: float) -> Molecule:
     """The molecule of a generated set; the same one for every seed of the data.
 
     Args:
-        grid: of the images. diameter: largest extent in any conformation, Å. sigma: standard deviation of a bead, Å.
+        grid: of the images. diameter: largest extent in any conformation, Å; None for that of the plan, where it is in Å.
+        sigma: standard deviation of a bead, Å.
     """
-    lobes, joints = _PLANS[name]
-    generator = torch.Generator().manual_seed(20201)
-    pieces = [_fill(lobe, generator) for lobe in lobes]
-    domain = torch.cat([torch.full((len(piece),), lobe.domain) for piece, lobe in zip(pieces, lobes, strict=True)])
+    return build(plan_of(name), grid, diameter, sigma)
+
+
+def build(plan: Plan, grid: Grid, diameter: float | None, sigma: float) -> Molecule:
+    """A plan filled with beads: see `generate`."""
+    if diameter is None and not plan.in_angstrom:
+        raise ValueError("the plan is in fractions of a diameter: give one")
+    generator = torch.Generator().manual_seed(plan.seed)
+    parts = [*plan.lobes, *plan.linkers]
+    pieces = [
+        _fill(part, plan, generator) if isinstance(part, Lobe) else _draw_linker(part, generator) for part in parts
+    ]
+    domain = torch.cat([torch.full((len(piece),), part.domain) for piece, part in zip(pieces, parts, strict=True)])
     centres = torch.cat(pieces)
-    raw = _jointed(centres, domain, joints, grid, sigma)
+    raw = _jointed(centres, domain, plan.joints, grid, sigma)
     # centre the mean conformation; the farthest bead of any conformation lies at half a diameter
-    sweep = torch.linspace(0, 1, 13, dtype=torch.float64)[:, None].expand(-1, len(joints))
+    sweep = torch.linspace(0, 1, 13, dtype=torch.float64)[:, None].expand(-1, len(plan.joints))
     shapes = raw.centres(sweep)
     middle = shapes[:-1].mean(dim=(0, 1))
-    scale = diameter / 2 / float((shapes - middle).norm(dim=-1).max())
-    moved = tuple(replace(joint, pivot=_moved(joint.pivot, middle, scale)) for joint in joints)
+    scale = 1.0 if diameter is None else diameter / 2 / float((shapes - middle).norm(dim=-1).max())
+    moved = tuple(replace(joint, pivot=_moved(joint.pivot, middle, scale)) for joint in plan.joints)
     body = _jointed((centres - middle) * scale, domain, moved, grid, sigma)
-    return Molecule(body, _DISCRETE_STATES if name == "discrete-10" else ())
+    return Molecule(body, domain, plan.states, plan.shares)
+
+
+def generate_mixture(count: int, grid: Grid, diameter: float | None, sigma: float) -> list[Gaussians]:
+    """Different rigid molecules.
+
+    Args:
+        diameter: of the largest one, Å: all are scaled alike; None for as they are.
+    """
+    found = [build(plan, grid, None, sigma).body.rest for plan in mixture(count)]
+    largest = 2 * max(float(molecule.centres.norm(dim=-1).max()) for molecule in found)
+    scale = 1.0 if diameter is None else diameter / largest
+    return [Gaussians(one.centres * scale, one.amplitudes, one.sigmas) for one in found]
 
 
 def _jointed(centres: Tensor, domain: Tensor, joints: tuple[Joint, ...], grid: Grid, sigma: float) -> JointedGaussians:

@@ -124,7 +124,12 @@ def draw_particles(
 
 
 def noise_level(draw: Draw, ratio: float, pixel_size: float | None, shape: NoiseShape) -> NoiseLevel:
-    """The noise for a signal-to-noise ratio stated at a pixel size (Å); None: that of the images."""
+    """The noise for a signal-to-noise ratio stated at a pixel size (Å); None: that of the images.
+
+    With ratio 0 its strength means nothing: there is no signal to compare it with, and the specimen has to be scaled to 0.
+    """
+    if ratio == 0:
+        return NoiseLevel(1.0, shape)
     stated = draw.grid if pixel_size is None else reference_grid(draw.grid, pixel_size)
     return NoiseLevel.from_ratio(ratio, draw.signal_variance(stated), stated, shape)
 

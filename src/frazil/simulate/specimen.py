@@ -5,24 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from frazil.errors import InputError
 from frazil.physics.density import Density, Gaussians, Voxels
 from frazil.physics.grid import Grid
 from frazil.simulate.molecules import Molecule
-
-if TYPE_CHECKING:
-    import gemmi
-
-# molmap's width of an atom at a given resolution: the transform falls to 1/e at that spacing
-SIGMA_PER_RESOLUTION = 0.225
-_POLYMER_ELEMENTS = frozenset({"H", "D", "C", "N", "O", "S", "P", "Se"})
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,11 @@ class Specimen(ABC):
 
     @abstractmethod
     def draw(self, count: int, states: int, generator: torch.Generator) -> Conformations:
-        """A conformation for each of ``count`` particles, uniform over what the specimen can do."""
+        """A conformation for each of ``count`` particles, over what the specimen can do.
+
+        Args:
+            states: number of conformations to list, where the specimen does not list its own.
+        """
 
     @abstractmethod
     def seen_by(self, conformations: Conformations) -> Density:
@@ -61,6 +60,10 @@ class Specimen(ABC):
     def state(self, conformations: Conformations, index: int) -> Density:
         """The density of one listed state."""
 
+    @abstractmethod
+    def diameter(self) -> float:
+        """Of the sphere round all Gaussians in all conformations, Å; 0 for a map, which has a box of its own."""
+
 
 def _rigid(count: int) -> Conformations:
     return Conformations(None, torch.zeros(count, dtype=torch.int64), None, 1)
@@ -69,36 +72,107 @@ def _rigid(count: int) -> Conformations:
 @final
 @dataclass(frozen=True)
 class MovingMolecule(Specimen):
-    """A generated molecule."""
+    """A molecule with a continuous motion.
+
+    Attributes:
+        molecule: without states. stepped: whether particles are only in the listed conformations, in equal shares.
+    """
 
     molecule: Molecule
+    stepped: bool = False
 
     def draw(self, count: int, states: int, generator: torch.Generator) -> Conformations:
-        """Latents uniform over the unit interval or square; for a discrete set, states in equal shares."""
-        molecule = self.molecule
-        if molecule.states:
-            state = torch.arange(count) % len(molecule.states)
-            return Conformations(None, state[torch.randperm(count, generator=generator)], None, len(molecule.states))
-        latent = torch.rand(count, len(molecule.circular), generator=generator, dtype=torch.float64)
-        listed = molecule.even_latents(states)
-        return Conformations(latent, molecule.nearest_state(latent, listed), listed, states)
+        """Latents uniform over the unit interval or square, or at the listed steps."""
+        listed = self.molecule.even_latents(states)
+        if self.stepped:
+            state = _in_shares(count, (1.0,) * states, generator)
+            return Conformations(listed[state], state, listed, states)
+        latent = torch.rand(count, len(self.molecule.circular), generator=generator, dtype=torch.float64)
+        return Conformations(latent, self.molecule.nearest_state(latent, listed), listed, states)
 
     def seen_by(self, conformations: Conformations) -> Gaussians:
         """One conformer for each particle."""
-        if conformations.latent is not None:
-            return _single(self.molecule.conformers(conformations.latent))
-        listed = [self.molecule.state(state) for state in range(len(self.molecule.states))]
-        fields = ([getattr(known, name) for known in listed] for name in ("centres", "amplitudes", "sigmas"))
-        return _single(Gaussians(*(torch.stack(field)[conformations.state] for field in fields)))
+        assert conformations.latent is not None
+        return single(self.molecule.body.conformers(conformations.latent))
 
     def state(self, conformations: Conformations, index: int) -> Gaussians:
         """The conformer at one listed state."""
-        if conformations.state_latents is None:
-            return self.molecule.state(index)
+        assert conformations.state_latents is not None
         return self.molecule.body.density(conformations.state_latents[index])
 
+    def diameter(self) -> float:
+        """At 13 places along every coordinate."""
+        sweep = torch.linspace(0, 1, 13, dtype=torch.float64)[:, None].expand(-1, len(self.molecule.circular))
+        return 2 * float(self.molecule.body.centres(sweep).norm(dim=-1).max())
 
-def _single(gaussians: Gaussians) -> Gaussians:
+
+@final
+@dataclass(frozen=True)
+class ListedStates(Specimen):
+    """Discrete states: assemblies of one molecule, or different molecules.
+
+    Attributes:
+        listed: the Gaussians of every state. shares: of the particles, relative to each other; equal unless given.
+    """
+
+    listed: tuple[Gaussians, ...]
+    shares: tuple[float, ...] = ()
+
+    @staticmethod
+    def of(molecule: Molecule) -> ListedStates:
+        """The states of a molecule that has some."""
+        states = range(len(molecule.states))
+        return ListedStates(tuple(molecule.state(index) for index in states), molecule.shares)
+
+    def draw(self, count: int, states: int, generator: torch.Generator) -> Conformations:
+        """States in their shares, to the nearest particle, in random order."""
+        shares = self.shares or (1.0,) * len(self.listed)
+        return Conformations(None, _in_shares(count, shares, generator), None, len(self.listed))
+
+    def seen_by(self, conformations: Conformations) -> Gaussians:
+        """The state of each particle, filled up to the same number with Gaussians of amplitude 0."""
+        centres, amplitudes, sigmas = self._table
+        state = conformations.state
+        return Gaussians(centres[state], amplitudes[state], sigmas[state])
+
+    def state(self, conformations: Conformations, index: int) -> Gaussians:
+        """One state."""
+        return self.listed[index]
+
+    def diameter(self) -> float:
+        """Of the widest state."""
+        return max(2 * float(_present(state).centres.norm(dim=-1).max()) for state in self.listed)
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Centres, amplitudes and widths of all states, one row each, without the Gaussians that are not there."""
+        there = [single(one) for one in (_present(state) for state in self.listed)]
+        most = max(len(one.amplitudes) for one in there)
+        rows = [
+            (pad(one.centres, (0, 0, 0, gap)), pad(one.amplitudes, (0, gap)), pad(one.sigmas, (0, gap), value=1.0))
+            for one in there
+            for gap in (most - len(one.amplitudes),)
+        ]
+        centres, amplitudes, sigmas = (torch.stack(column) for column in zip(*rows, strict=True))
+        return centres, amplitudes, sigmas
+
+
+def _in_shares(count: int, shares: tuple[float, ...], generator: torch.Generator) -> Int[Tensor, " count"]:
+    """The state of each of ``count`` particles: as near to the shares as whole numbers can be, in random order."""
+    exact = torch.tensor(shares, dtype=torch.float64) * (count / sum(shares))
+    number = exact.floor().long()
+    # those that lost most in rounding get what is left
+    number[(number - exact).argsort(stable=True)[: count - int(number.sum())]] += 1
+    state = torch.arange(len(shares)).repeat_interleave(number)
+    return state[torch.randperm(count, generator=generator)]
+
+
+def _present(gaussians: Gaussians) -> Gaussians:
+    there = gaussians.amplitudes != 0
+    return Gaussians(gaussians.centres[there], gaussians.amplitudes[there], gaussians.sigmas[there])
+
+
+def single(gaussians: Gaussians) -> Gaussians:
     """In single precision: images need no more."""
     return Gaussians(gaussians.centres.float(), gaussians.amplitudes.float(), gaussians.sigmas.float())
 
@@ -122,66 +196,9 @@ class RigidDensity(Specimen):
         """The density itself."""
         return self.density
 
-
-def read_atoms(path: Path, resolution: float) -> Gaussians:
-    """The atoms of a model as Gaussians, centred on their centre of mass.
-
-    Each atom weighs its atomic number times its occupancy and has ``sigma = 0.225 resolution`` (the choice of ChimeraX
-    molmap). Hydrogens and waters are left out; alternative conformations other than the first are too.
-
-    Args:
-        path: PDB or mmCIF, plain or gzip. resolution: Å.
-
-    Raises:
-        InputError: if the file is missing, cannot be read, or has no atoms.
-    """
-    import gemmi
-
-    if not path.is_file():
-        raise InputError("no such file", where=path, remedy="check the path")
-    try:
-        structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"not a readable atomic model ({str(error).splitlines()[0]})",
-            where=path,
-            remedy="give a PDB or mmCIF file, plain or .gz",
-        ) from None
-    structure.setup_entities()
-    _mend_elements(structure)
-    structure.remove_hydrogens()
-    structure.remove_waters()
-    structure.remove_alternative_conformations()
-    found = [
-        (*atom.pos.tolist(), atom.element.atomic_number * atom.occ)
-        for chain in (structure[0] if len(structure) else ())
-        for residue in chain
-        for atom in residue
-    ]
-    if not found:
-        raise InputError("the model has no atoms", where=path, remedy="give a PDB or mmCIF file with coordinates")
-    table = torch.tensor(found, dtype=torch.float64)
-    centres, weights = table[:, :3], table[:, 3]
-    centres = centres - (centres * weights[:, None]).sum(0) / weights.sum()
-    sigma = torch.full_like(weights, SIGMA_PER_RESOLUTION * resolution)
-    return Gaussians(centres.float(), weights.float(), sigma.float())
-
-
-def _mend_elements(structure: gemmi.Structure) -> None:
-    """Correct elements that were guessed from atom names which do not stand in their PDB columns.
-
-    Simulation programs leave the element out and write every name from the first column, so that the C-alpha of a protein
-    reads as calcium and a gamma hydrogen as mercury. Nothing in a polymer is either.
-    """
-    import gemmi
-
-    for chain in (chain for model in structure for chain in model):
-        for residue in chain:
-            if residue.entity_type != gemmi.EntityType.Polymer:
-                continue
-            for atom in residue:
-                if atom.element.name not in _POLYMER_ELEMENTS:
-                    atom.element = gemmi.Element(atom.name.lstrip("0123456789'")[:1])
+    def diameter(self) -> float:
+        """Of the atoms."""
+        return 2 * float(self.density.centres.norm(dim=-1).max()) if isinstance(self.density, Gaussians) else 0.0
 
 
 def even_box(diameter: float, pixel_size: float) -> int:
@@ -201,17 +218,12 @@ def read_map(path: Path) -> Voxels:
     return Voxels(values, grid, padding=4 if grid.box_size <= 160 else 2)
 
 
-def diameter_of(gaussians: Gaussians) -> float:
-    """Twice the distance of the farthest centre from the origin, Å."""
-    return 2 * float(gaussians.centres.norm(dim=-1).max())
-
-
-def check_fits(gaussians: Gaussians, grid: Grid, where: Path) -> None:
-    """Raise InputError when atoms would stand outside the box in some pose."""
-    diameter = diameter_of(gaussians)
+def check_fits(specimen: Specimen, grid: Grid, where: Path | str) -> None:
+    """Raise InputError when a specimen would stand outside the box in some pose."""
+    diameter = specimen.diameter()
     if diameter > grid.extent:
         raise InputError(
-            f"the molecule is {diameter:.0f} Å wide and the box {grid.extent:.0f} Å",
+            f"the molecule is {diameter:.0f} Å wide and does not fit a box of {grid.extent:.0f} Å",
             where=where,
             remedy=f"use --box {even_box(diameter, grid.pixel_size)} or more, or larger pixels",
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from frazil.data.truth import write_truth
 from frazil.engine.files import write_npy
 from frazil.errors import InputError
 from frazil.physics.grid import Grid
-from frazil.simulate.molecules import generate
+from frazil.physics.path import GaussianPath
+from frazil.simulate.models import SIGMA_PER_RESOLUTION, read_atoms, read_two_conformations
+from frazil.simulate.molecules import Molecule, SetName, generate, generate_mixture
 from frazil.simulate.noise import NoiseLevel, NoiseShape
 from frazil.simulate.particles import (
     Draw,
@@ -26,16 +29,16 @@ from frazil.simulate.particles import (
     write_state_volumes,
     write_table,
 )
+from frazil.simulate.recipes import Recipe, recipe_of
 from frazil.simulate.specimen import (
-    SIGMA_PER_RESOLUTION,
+    ListedStates,
     MovingMolecule,
     RigidDensity,
     Specimen,
     check_fits,
-    diameter_of,
     even_box,
-    read_atoms,
     read_map,
+    single,
 )
 
 if TYPE_CHECKING:
@@ -55,27 +58,29 @@ def simulate_particles(config: Config, job: Job) -> None:
         InputError: if an option is out of range, or a file is missing or unreadable.
     """
     check_options(config)
-    specimen, grid = prepare_specimen(config)
-    optics = optics_law(config) if config.ctf == "on" else None
+    recipe = settled_recipe(config)
+    specimen, recipe = prepare_specimen(config, recipe)
     draw = draw_particles(
         specimen,
-        grid,
-        config.count,
-        optics=optics,
-        shift_range=config.shift_range,
-        states=config.states,
+        recipe.grid,
+        recipe.count,
+        optics=optics_law(config) if config.ctf == "on" else None,
+        shift_range=recipe.shift_range,
+        states=recipe.states,
         seed=config.seed,
     )
     shape = NoiseShape(config.noise_excess if config.noise == "coloured" else 0.0, config.noise_length)
-    level = None if config.noise == "none" else noise_level(draw, config.snr, config.snr_pixel_size, shape)
+    level = None if config.noise == "none" else noise_level(draw, recipe.snr, recipe.snr_pixel_size, shape)
+    if recipe.snr == 0:
+        draw = replace(draw, scale=0.0)
     draw, level = normalised(draw, level)
     star = job.outputs / "particles.star"
-    with job.progress(config.count, "drawing particles") as bar:
+    with job.progress(draw.count, "drawing particles") as bar:
         write_images(job.outputs / "particles.mrcs", draw, level, config.seed, bar.advance)
     write_table(star, draw, job.outputs / "particles.mrcs")
-    facts = noise_facts(config, draw, level)
+    facts = noise_facts(config, recipe, draw, level)
     write_everything_true(job, draw, facts)
-    made = f"{config.count} particles of {grid.box_size} px, {grid.pixel_size:g} Å/px"
+    made = f"{draw.count} particles of {draw.grid.box_size} px, {draw.grid.pixel_size:g} Å/px"
     good = f"{made}, signal-to-noise ratio {facts['effective_snr']:.3g}" if level else f"{made}, no noise"
     job.made(star, good, f"frazil reconstruct {star}")
 
@@ -85,6 +90,14 @@ def check_options(config: Config) -> None:
     given = [name for name in ("set", "atoms", "density") if getattr(config, name) is not None]
     if len(given) > 1:
         raise InputError(f"two specimens are given: --{given[0]} and --{given[1]}", remedy="give one of them")
+    if config.size is not None and (config.atoms is not None or config.density is not None):
+        raise InputError("a size belongs to a generated set", where="--size", remedy="give --count, --box and --snr")
+    if config.atoms_to is not None and config.atoms is None:
+        raise InputError("a path has two ends", where="--atoms-to", remedy="give the first conformation with --atoms")
+    if config.noise == "none" and config.snr == 0:
+        raise InputError(
+            "images without signal and without noise are empty", where="--snr", remedy="give one of the two"
+        )
     low, high = config.defocus
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise InputError(
@@ -92,45 +105,73 @@ def check_options(config: Config) -> None:
         )
 
 
-def prepare_specimen(config: Config) -> tuple[Specimen, Grid]:
-    """What to image, and the grid of the images: what a file knows is taken from it.
+def settled_recipe(config: Config) -> Recipe:
+    """The recipe of the set and size, with whatever the config says itself in its place."""
+    recipe = recipe_of(config.set or "linear-1d", config.size or "m")
+    grid = Grid(config.box or recipe.grid.box_size, config.pixel_size or recipe.grid.pixel_size)
+    names = ("count", "states", "snr", "snr_pixel_size", "shift_range")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return replace(recipe, grid=grid, **given)
+
+
+def prepare_specimen(config: Config, recipe: Recipe) -> tuple[Specimen, Recipe]:
+    """What to image, and the recipe on the grid of the images: what a file knows is taken from it.
 
     Raises:
         InputError: if a file cannot be read or the specimen does not fit the box.
     """
     if config.atoms is not None:
-        return _atoms(config)
+        return _atoms(config, config.atoms, recipe)
     if config.density is not None:
-        voxels = read_map(config.density)
-        grid = Grid(config.box or voxels.grid.box_size, config.pixel_size or voxels.grid.pixel_size)
-        if grid.extent > voxels.grid.extent * 1.001 or grid.nyquist < voxels.grid.nyquist * 0.999:
-            raise InputError(
-                f"images of {grid.box_size} px at {grid.pixel_size:g} Å ask more than the map of "
-                f"{voxels.grid.box_size} voxels at {voxels.grid.pixel_size:g} Å holds",
-                where=config.density,
-                remedy="leave out --box and --pixel-size, or give a smaller box or larger pixels",
-            )
-        return RigidDensity(voxels), grid
-    grid = Grid(config.box or 64, config.pixel_size or 4.0)
-    sigma = SIGMA_PER_RESOLUTION * (config.resolution or 4 * grid.pixel_size)
-    diameter = config.diameter or 0.75 * grid.extent
-    if diameter > grid.extent:
+        return _map(config, config.density, recipe)
+    name = config.set or "linear-1d"
+    sigma = SIGMA_PER_RESOLUTION * (config.resolution or recipe.resolution())
+    diameter = config.diameter or recipe.diameter()
+    specimen = _generated(name, recipe, diameter, sigma)
+    check_fits(specimen, recipe.grid, "--diameter" if config.diameter else f"--set {name}")
+    return specimen, recipe
+
+
+def _generated(name: SetName | Literal["mix"], recipe: Recipe, diameter: float | None, sigma: float) -> Specimen:
+    if name == "mix":
+        return ListedStates(tuple(generate_mixture(recipe.states, recipe.grid, diameter, sigma)))
+    molecule = generate(name, recipe.grid, diameter, sigma)
+    if molecule.states:
+        return ListedStates.of(molecule)
+    if not molecule.circular:
+        return RigidDensity(single(molecule.body.rest))
+    return MovingMolecule(molecule, stepped=name == "igg1d")
+
+
+def _map(config: Config, path: Path, recipe: Recipe) -> tuple[Specimen, Recipe]:
+    voxels = read_map(path)
+    grid = Grid(config.box or voxels.grid.box_size, config.pixel_size or voxels.grid.pixel_size)
+    if grid.extent > voxels.grid.extent * 1.001 or grid.nyquist < voxels.grid.nyquist * 0.999:
         raise InputError(
-            f"a molecule of {diameter:g} Å does not fit a box of {grid.extent:g} Å",
-            where="--diameter",
-            remedy="give a larger --box or a smaller diameter",
+            f"images of {grid.box_size} px at {grid.pixel_size:g} Å ask more than the map of "
+            f"{voxels.grid.box_size} voxels at {voxels.grid.pixel_size:g} Å holds",
+            where=path,
+            remedy="leave out --box and --pixel-size, or give a smaller box or larger pixels",
         )
-    return MovingMolecule(generate(config.set or "linear-1d", grid, diameter, sigma)), grid
+    return RigidDensity(voxels), replace(recipe, grid=grid)
 
 
-def _atoms(config: Config) -> tuple[Specimen, Grid]:
-    assert config.atoms is not None
+def _atoms(config: Config, path: Path, recipe: Recipe) -> tuple[Specimen, Recipe]:
     resolution = config.resolution or 3.0
-    atoms = read_atoms(config.atoms, resolution)
     pixel_size = config.pixel_size or resolution / 2
-    grid = Grid(config.box or max(8, even_box(diameter_of(atoms), pixel_size)), pixel_size)
-    check_fits(atoms, grid, config.atoms)
-    return RigidDensity(atoms), grid
+    if config.atoms_to is None:
+        ends = (read_atoms(path, resolution),)
+    else:
+        ends = read_two_conformations(path, config.atoms_to, resolution)
+    widest = ListedStates(ends).diameter()
+    grid = Grid(config.box or max(8, even_box(widest, pixel_size)), pixel_size)
+    if len(ends) == 1:
+        specimen = RigidDensity(ends[0])
+    else:
+        centres = torch.stack([end.centres for end in ends])
+        specimen = MovingMolecule(Molecule(GaussianPath(centres, ends[0].amplitudes, ends[0].sigmas, grid)))
+    check_fits(specimen, grid, path)
+    return specimen, replace(recipe, grid=grid)
 
 
 def optics_law(config: Config) -> OpticsLaw:
@@ -146,7 +187,7 @@ def optics_law(config: Config) -> OpticsLaw:
     )
 
 
-def noise_facts(config: Config, draw: Draw, level: NoiseLevel | None) -> dict[str, object]:
+def noise_facts(config: Config, recipe: Recipe, draw: Draw, level: NoiseLevel | None) -> dict[str, object]:
     """What truth.json says of signal and noise."""
     signal = draw.signal_variance(draw.grid)
     facts: dict[str, object] = {
@@ -161,8 +202,8 @@ def noise_facts(config: Config, draw: Draw, level: NoiseLevel | None) -> dict[st
         return facts
     variance = level.variance(draw.grid)
     return facts | {
-        "snr": config.snr,
-        "snr_pixel_size": config.snr_pixel_size or draw.grid.pixel_size,
+        "snr": recipe.snr,
+        "snr_pixel_size": recipe.snr_pixel_size or draw.grid.pixel_size,
         "effective_snr": signal / variance,
         "noise_variance": variance,
         "noise_spectral_density": level.density,
@@ -176,10 +217,8 @@ def write_everything_true(job: Job, draw: Draw, facts: dict[str, object]) -> Non
     folder = job.outputs / "truth"
     conformations, specimen = draw.conformations, draw.specimen
     if isinstance(specimen, MovingMolecule) and conformations.latent is not None:
-        body = specimen.molecule.body
         facts = facts | {"circular": list(specimen.molecule.circular)}
-        rest = body.rest.with_linear_parameters(body.rest.amplitudes * draw.scale)
-        save_ensemble(folder, replace(body, rest=rest))
+        save_ensemble(folder, specimen.molecule.body.scaled(draw.scale))
     if draw.optics is not None:
         optics = draw.optics
         write_npy(folder / "defocus.npy", torch.stack([optics.defocus_u, optics.defocus_v], dim=1).numpy())
