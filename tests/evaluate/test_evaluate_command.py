@@ -209,6 +209,72 @@ def test_a_job_of_other_particles_is_refused(simulated, tmp_path, capsys):
     assert "wide" in complaint(capsys, folder, "--truth", simulated)
 
 
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory) -> dict[str, Path]:
+    """A hinge and ten states with so little noise that the oracle must come close."""
+    folder = tmp_path_factory.mktemp("sets")
+    flags = ["--count", "600", "--box", "24", "--pixel-size", "9", "--snr", "3", "--states", "4"]
+    for name in ("linear-1d", "discrete-10"):
+        assert main(["simulate", "particles", "--set", name, *flags, "--out", str(folder / name)]) == 0
+    return {name: folder / name for name in ("linear-1d", "discrete-10")}
+
+
+@pytest.mark.parametrize("name", ["linear-1d", "discrete-10"])
+def test_the_oracle_stands_beside_every_figure_and_is_good_where_there_is_little_noise(
+    two_sets, tmp_path, capsys, name
+):
+    outputs = tmp_path / "J/outputs"
+    outputs.mkdir(parents=True)
+    np.save(outputs / "latent.npy", np.random.default_rng(0).normal(size=(600, 2)))
+    figures = figures_of(capsys, tmp_path / "J", "--truth", two_sets[name], "--images", 4, "--oracle")["oracle"]
+    assert figures["images"]["count"] == 4
+    for group in ("states", "images"):
+        assert 0.38 < figures[group]["fsc_auc"]["mean"] < figures[group]["perfect_fsc_auc"]
+        assert figures[group]["difference_map_correlation"]["median"] > 0.85
+        assert figures[group]["resolution_0.5_px"]["mean"] < 2.4
+    assert len(figures["states"]["per_state_fsc_auc"]) == (10 if name == "discrete-10" else 4)
+
+
+def test_an_oracle_without_images_is_refused(simulated, tmp_path, capsys):
+    shutil.copytree(simulated / "outputs/truth", tmp_path / "truth")
+    folder = perfect(simulated, tmp_path / "J")
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--truth", str(tmp_path / "truth"), "--oracle"]) == 2
+    said = capsys.readouterr().err
+    assert "particles.star" in said and "--oracle" in said
+
+
+def test_stated_uncertainty_components_and_projected_truth_are_judged(simulated, two_sets, tmp_path, capsys):
+    folder = perfect(simulated, tmp_path / "J")
+    latent = np.load(folder / "outputs/latent.npy")
+    noise = 0.05 * np.random.default_rng(1).normal(size=latent.shape)
+    np.save(folder / "outputs/latent.npy", (latent + noise).astype(np.float32))
+    np.save(folder / "outputs/latent_covariance.npy", np.full((120, 1, 1), 0.05**2, np.float32))
+    figures = figures_of(capsys, folder, "--truth", simulated, "--images", 0)
+    assert 0.8 < figures["calibration"]["coverage_90"] < 0.97
+    outputs = tmp_path / "K/outputs"
+    outputs.mkdir(parents=True)
+    np.save(outputs / "component.npy", 9 - read_truth(two_sets["discrete-10"]).state)
+    assert figures_of(capsys, tmp_path / "K", "--truth", two_sets["discrete-10"])["components"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("latent_covariance.npy", np.zeros((120, 2)), ["covariances of shape (120, 2)", "120 particles"]),
+        ("component.npy", np.zeros(7), ["components of shape (7,)", "120 particles"]),
+        ("latent.npy", np.full((120, 1), np.nan), ["row 1 is not a number"]),
+    ],
+)
+def test_rows_that_are_not_of_these_particles_are_refused(simulated, tmp_path, capsys, name, values, words):
+    folder = perfect(simulated, tmp_path / "J")
+    np.save(folder / "outputs" / name, values)
+    said = complaint(capsys, folder, "--truth", simulated)
+    assert name in said
+    for word in words:
+        assert word in said
+
+
 def test_every_flag_of_the_verb_is_typed_somewhere_in_this_file():
     text = Path(__file__).read_text()
     flags = [name.removeprefix("as_") for name in Config.model_fields if name != "result"]

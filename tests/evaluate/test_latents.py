@@ -65,13 +65,6 @@ def test_information_imbalance_is_low_from_the_richer_space_only(coordinate):
     assert latents.information_imbalance(unrelated, coordinate[:, None]) == pytest.approx(1, abs=0.1)
 
 
-def test_separate_clusters_have_a_rand_index_of_one():
-    state = np.arange(200) % 4
-    points = np.random.default_rng(8).normal(size=(200, 3)) * 0.1 + 10 * np.eye(4)[state][:, :3]
-    assert latents.rand_index(points, state) == 1.0
-    assert abs(latents.rand_index(np.random.default_rng(9).normal(size=(200, 3)), state)) < 0.1
-
-
 def test_figures_fit_the_kind_of_truth(coordinate):
     state = np.zeros(600, dtype=int)
     line = latents.latent_figures(coordinate[:, None], coordinate[:, None], state)

@@ -30,7 +30,7 @@ class Truth:
     Attributes:
         latent: conformation coordinates; None for a rigid molecule. state: which of `volumes` is nearest (or is the state).
         rotation: object to view. shift: (x, y) Å. volumes: maps of states, in order. volume_latents: (volumes, k) their
-        coordinates, None without latent. facts: whatever else the simulation says of itself.
+        coordinates, None without latent. facts: whatever else the simulation says of itself. folder: that holds it all.
     """
 
     latent: Float[np.ndarray, "particles k"] | None
@@ -40,6 +40,7 @@ class Truth:
     volumes: tuple[Path, ...] = ()
     volume_latents: Float[np.ndarray, "volumes k"] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
 
     @property
     def count(self) -> int:
@@ -110,6 +111,7 @@ def read_truth(path: Path) -> Truth:
         tuple(folder / name for name in volumes),
         None if latents is None else np.asarray(latents, np.float64),
         facts,
+        folder,
     )
 
 

@@ -1,7 +1,8 @@
 """Compare a result with the truth, in numbers.
 
 A reconstruct job against the job that simulated its particles (``--truth``): the consensus map, the poses after global
-alignment and handedness, the latent coordinates, and the decoded map of every state and of a hundred particles.
+alignment and handedness, the latent coordinates and their stated uncertainty, the components of a mixture, and the
+decoded map of every state and of a hundred particles; with ``--oracle``, what those images give when everything is known.
 Whatever the job did not make is left out. A map against a map: Fourier shell correlation, plain, masked and corrected
 for the mask.
 
@@ -33,6 +34,9 @@ class Config(StageConfig):
     mask: Path | None = setting(None, "soft mask for both maps (drawn round the true states unless given)")
     symmetry: str = setting("C1", "point group of the object, for the poses")
     images: int = setting(100, "particles whose own map is decoded and compared with its true one; 0 for none", ge=0)
+    oracle: bool = setting(
+        False, "the same figures of maps backprojected from the simulated images of each state at their true poses"
+    )
     threads: int | None = setting(None, "number of CPU threads (all cores unless given)", ge=1)
 
 

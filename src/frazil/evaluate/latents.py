@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from frazil.evaluate.classes import agreement_figures, cluster
 from frazil.numerics.statistics import spearman
 
 Latent = Float[np.ndarray, "count latent"]
@@ -149,18 +150,6 @@ def _squared_distances(points: np.ndarray) -> np.ndarray:
     return np.maximum(squared[:, None] + squared - 2 * points @ points.T, 0)
 
 
-def rand_index(latent: Latent, state: Int[np.ndarray, " count"]) -> float:
-    """Adjusted Rand index of k-means on z, with as many clusters as there are true states, against those states."""
-    from sklearn.cluster import KMeans
-    from sklearn.metrics import adjusted_rand_score
-
-    clusters = len(np.unique(state))
-    labels = KMeans(clusters, n_init="auto", init="k-means++", random_state=0).fit_predict(
-        np.asarray(latent, np.float64)
-    )
-    return float(adjusted_rand_score(state, labels))
-
-
 def latent_figures(
     latent: Latent,
     truth: Latent | None,
@@ -169,7 +158,8 @@ def latent_figures(
 ) -> dict[str, float]:
     """All figures that apply: of continuous coordinates when there are any, of discrete states otherwise."""
     if truth is None:
-        return {"adjusted_rand_index": rand_index(latent, state)} if len(np.unique(state)) > 1 else {}
+        states = len(np.unique(state))
+        return agreement_figures(cluster(latent, states), state) if states > 1 else {}
     wraps = circular or (False,) * truth.shape[1]
     on_torus = np.concatenate([_unrolled(column, wrap) for column, wrap in zip(truth.T, wraps, strict=True)], axis=1)
     figures: dict[str, float] = {}

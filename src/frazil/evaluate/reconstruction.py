@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +11,30 @@ from torch import Tensor
 
 from frazil.data.ensemble import load_ensemble
 from frazil.data.mrc import read_volume
+from frazil.data.npy import read_npy
 from frazil.data.stack import read_particles
 from frazil.data.truth import Truth
 from frazil.errors import InputError
-from frazil.evaluate.fsc import area_under, benchmark_curve, perfect_area
+from frazil.evaluate.calibration import ProjectingEnsemble, coverage_of_latent, coverage_of_truth
+from frazil.evaluate.classes import agreement_figures
+from frazil.evaluate.families import Decoder, TrueMaps, evaluate_ensemble, evaluate_oracle
+from frazil.evaluate.frame import SAME_FRAME, Frame
 from frazil.evaluate.latents import latent_figures, leakage_figures
-from frazil.evaluate.maps import areas_and_resolutions, difference_map_correlations, family_mask, spread
+from frazil.evaluate.maps import family_mask
 from frazil.evaluate.poses import align_rotations, pose_figures, shift_residuals
 from frazil.evaluate.verb import map_figures, mean_volume, read_like, true_volumes
 from frazil.numerics.fourier import resize_volume
-from frazil.numerics.rotations import geodesic_angle
-from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
 
-
-@dataclass(frozen=True)
-class Frame:
-    """Where the result lies in the frame of the truth: ``x_result = turn (x_true + offset)``.
-
-    Attributes:
-        turn: 3 x 3, a reflection when the result has the other hand. offset: Å.
-    """
-
-    turn: Tensor
-    offset: Tensor
-
-    def is_same(self, grid: Grid) -> bool:
-        """Whether the two frames differ by less than half a degree and a quarter of a pixel."""
-        turned = torch.det(self.turn) < 0 or float(
-            torch.rad2deg(geodesic_angle(self.turn, torch.eye(3, dtype=torch.float64)))
-        )
-        return float(turned) < 0.5 and float(self.offset.norm()) < grid.pixel_size / 4
-
-    def into_truth(self, volume: Tensor, grid: Grid) -> Tensor:
-        """A map of the result in the frame of the truth, by cubic splines; as it is when the frames are the same."""
-        if self.is_same(grid):
-            return volume
-        from scipy.ndimage import affine_transform
-
-        # scipy counts indices in (z, y, x)
-        flip = torch.eye(3, dtype=torch.float64).flip(0)
-        matrix = flip @ self.turn @ flip
-        centre = torch.full((3,), grid.box_size // 2, dtype=torch.float64)
-        start = centre + matrix @ (self.offset.flip(0) / grid.pixel_size - centre)
-        turned = affine_transform(volume.numpy(), matrix.numpy(), start.numpy(), order=3)  # type: ignore[arg-type]
-        return torch.from_numpy(turned)
-
-
-SAME_FRAME = Frame(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+_KINDS = {"latent": "latents", "latent_covariance": "covariances", "component": "components"}
 
 
 def evaluate_reconstruction(
-    outputs: Path, truth: Truth, mask_path: Path | None, symmetry: Tensor, images: int
+    outputs: Path, truth: Truth, mask_path: Path | None, symmetry: Tensor, images: int, oracle: bool = False
 ) -> dict[str, Any]:
-    """Figures of a job: ``consensus``, ``half_maps``, ``poses``, ``latent``, ``states``, ``images``.
+    """Figures of a job: ``consensus``, ``half_maps``, ``poses``, ``latent``, ``components``, ``calibration``, ``states``,
+    ``images``; with an oracle, those of the oracle too.
 
     Raises:
         InputError: if the job made nothing that can be compared, or is of other particles.
@@ -87,14 +55,25 @@ def evaluate_reconstruction(
     if (outputs / "half_a.mrc").exists() and (outputs / "half_b.mrc").exists():
         halves = [frame.into_truth(read_on(outputs / name, grid), grid) for name in ("half_a.mrc", "half_b.mrc")]
         figures["half_maps"] = map_figures(halves[0], halves[1], grid, mask)
-    latent = read_latent(outputs, truth)
+    latent = read_rows(outputs / "latent.npy", truth, 2)
     if latent is not None:
         circular = tuple(truth.facts.get("circular", ()))
         figures["latent"] = latent_figures(latent, truth.latent, truth.state, circular)
         figures["latent"] |= leakage_figures(latent, nuisances_of(truth))
+        covariance = read_rows(outputs / "latent_covariance.npy", truth, 3)
+        if covariance is not None and truth.latent is not None:
+            figures["calibration"] = coverage_of_truth(latent, covariance, truth)
         if (outputs / "ensemble.json").exists():
-            decoder = Decoder(load_ensemble(outputs), grid, frame)
-            figures |= evaluate_ensemble(decoder, latent, truth, volumes, mask, images)
+            ensemble = load_ensemble(outputs)
+            figures |= evaluate_ensemble(Decoder(ensemble, grid, frame), latent, truth, volumes, mask, images)
+            if covariance is not None and isinstance(ensemble, ProjectingEnsemble) and frame.is_same(grid):
+                found = coverage_of_latent(ensemble, latent, covariance, TrueMaps(truth, volumes, grid), images)
+                figures["calibration"] = figures.get("calibration", {}) | found
+    component = read_rows(outputs / "component.npy", truth, 1)
+    if component is not None and len(volumes) > 1:
+        figures["components"] = agreement_figures(component, truth.state)
+    if oracle:
+        figures["oracle"] = evaluate_oracle(truth, volumes, grid, mask, images)
     if len(figures) == 1:
         raise InputError("nothing here can be compared", where=outputs, remedy="give the folder of a reconstruct job")
     return figures
@@ -138,106 +117,29 @@ def read_on(path: Path, grid: Grid) -> Tensor:
     return values if found.box_size == grid.box_size else resize_volume(values, grid.box_size)
 
 
-def read_latent(outputs: Path, truth: Truth) -> np.ndarray | None:
-    """The latents of the job, one row per particle; None when it has none."""
-    path = outputs / "latent.npy"
+def read_rows(path: Path, truth: Truth, dimensions: int) -> np.ndarray | None:
+    """An array of the job with one row per particle; None when it has none.
+
+    Raises:
+        InputError: if it is of other particles, or a row is not a number.
+    """
     if not path.exists():
         return None
-    latent = np.load(path, allow_pickle=False)
-    if latent.ndim != 2 or len(latent) != truth.count:
+    rows = read_npy(path, "reconstruct again")
+    if rows.ndim != dimensions or len(rows) != truth.count:
         raise InputError(
-            f"latents of shape {latent.shape} for {truth.count} particles",
+            f"{_KINDS[path.stem]} of shape {rows.shape} for {truth.count} particles",
             where=path,
             remedy="give the truth of these particles",
         )
-    if not np.isfinite(latent).all():
-        raise InputError(f"row {int(np.argmin(np.isfinite(latent).all(1))) + 1} is not a number", where=path)
-    return latent
+    there = np.isfinite(rows).reshape(truth.count, -1).all(1)
+    if not there.all():
+        raise InputError(f"row {int(np.argmin(there)) + 1} is not a number", where=path)
+    return rows
 
 
 def nuisances_of(truth: Truth) -> dict[str, np.ndarray]:
     """What a latent must not know: the pose and, where the simulation had a CTF, the defocus."""
     known = {"pose": truth.rotation.reshape(truth.count, 9)}
-    path = truth_folder(truth) / "defocus.npy"
+    path = truth.folder / "defocus.npy"
     return known | ({"defocus": np.load(path, allow_pickle=False)} if path.exists() else {})
-
-
-def truth_folder(truth: Truth) -> Path:
-    """The folder that holds the truth."""
-    return truth.volumes[0].parent.parent
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """Maps of an ensemble on the grid and in the frame of the truth."""
-
-    ensemble: Ensemble
-    grid: Grid
-    frame: Frame
-
-    def __call__(self, latent: np.ndarray) -> Tensor:
-        own = self.ensemble.grid
-        with torch.no_grad():
-            values = self.ensemble.density(torch.from_numpy(np.asarray(latent))).voxels(own).detach().cpu().float()
-        on_grid = values if own.box_size == self.grid.box_size else resize_volume(values, self.grid.box_size)
-        return self.frame.into_truth(on_grid, self.grid)
-
-
-def evaluate_ensemble(
-    decoder: Decoder, latent: np.ndarray, truth: Truth, volumes: Tensor, mask: Tensor, images: int
-) -> dict[str, Any]:
-    """FSC areas per conformation and per image, and the correlation of difference maps.
-
-    Per conformation: decoded at the mean latent of each state's particles. Per image: decoded at the particle's own
-    latent and compared with its own true map, for particles spread evenly over the rows.
-    """
-    n = volumes.shape[-1]
-    there = [state for state in range(len(volumes)) if (truth.state == state).any()]
-    decoded = torch.stack([decoder(latent[truth.state == state].mean(0)) for state in there])
-    areas, resolutions = areas_and_resolutions(decoded, volumes[there], mask)
-    differences = difference_map_correlations(decoded, volumes[there], mask) if len(there) > 1 else []
-    figures: dict[str, Any] = {
-        "states": {
-            "fsc_auc": spread(areas),
-            "perfect_fsc_auc": perfect_area(n),
-            "resolution_0.5_px": spread(resolutions),
-            "per_state_fsc_auc": areas.tolist(),
-        }
-    }
-    if differences:
-        figures["states"]["difference_map_correlation"] = spread(torch.tensor(differences))
-        figures["states"]["per_state_difference_map_correlation"] = differences
-    if images:
-        figures["images"] = image_figures(decoder, latent, truth, volumes, mask, images)
-    return figures
-
-
-def image_figures(
-    decoder: Decoder, latent: np.ndarray, truth: Truth, volumes: Tensor, mask: Tensor, images: int
-) -> dict[str, Any]:
-    """FSC areas of the maps decoded for single particles (CryoBench's per-image FSC-AUC)."""
-    n, count = volumes.shape[-1], len(latent)
-    rows = np.arange(0, count, max(1, count // images))[:images]
-    true_map = TrueMaps(truth, volumes, decoder.grid)
-    pairs = ((decoder(latent[row]), true_map(int(row))) for row in rows)
-    areas = torch.tensor([area_under(benchmark_curve(a, b, mask), n) for a, b in pairs])
-    return {"fsc_auc": spread(areas), "perfect_fsc_auc": perfect_area(n), "count": len(rows), "exact": true_map.exact}
-
-
-class TrueMaps:
-    """The true map of any particle: exact when the simulation left its molecule, else that of the nearest state."""
-
-    def __init__(self, truth: Truth, volumes: Tensor, grid: Grid) -> None:
-        self._truth, self._volumes, self._grid = truth, volumes, grid
-        folder = truth_folder(truth)
-        self._molecule = load_ensemble(folder) if (folder / "ensemble.json").exists() else None
-
-    @property
-    def exact(self) -> bool:
-        """Whether every map is the particle's own: a continuous motion needs the molecule for that."""
-        return self._molecule is not None or self._truth.latent is None
-
-    def __call__(self, row: int) -> Tensor:
-        if self._molecule is None or self._truth.latent is None:
-            return self._volumes[int(self._truth.state[row])]
-        return self._molecule.density(torch.from_numpy(self._truth.latent[row])).voxels(self._grid).float()

@@ -47,7 +47,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         return {"map": against_mean(config.result, truth, config.mask)}
     from frazil.evaluate.reconstruction import evaluate_reconstruction
 
-    return evaluate_reconstruction(outputs_of(config.result), truth, config.mask, symmetry, config.images)
+    return evaluate_reconstruction(
+        outputs_of(config.result), truth, config.mask, symmetry, config.images, config.oracle
+    )
 
 
 def _point_group(name: str) -> Tensor:

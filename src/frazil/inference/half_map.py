@@ -75,15 +75,23 @@ class HalfMap:
         mean = total / torch.bincount(flat).clamp(min=1)
         return mean.to(torch.float32)[: self.grid.last_shell + 1], shell
 
-    def volume(self) -> Float[Tensor, "n n n"]:
-        """The unfiltered map: numerator over weight, back in real space, corrected for the interpolation.
+    def volume(self, ratio: Float[Tensor, " shells"] | None = None) -> Float[Tensor, "n n n"]:
+        """The map: numerator over weight, back in real space, corrected for the interpolation.
 
-        Every point's weight is raised by `EVEN_WEIGHT` of its shell's mean; the scale of the map stays what it is.
+        Unfiltered, every point's weight is raised by `EVEN_WEIGHT` of its shell's mean; the scale of the map stays what
+        it is. With a ratio it is raised by the shell's mean over the ratio, and the map is Wiener filtered.
+
+        Args:
+            ratio: power of the signal to that of the noise in each shell.
         """
         weight, shell = self.shell_weight()
         inside = shell < weight.shape[0]
-        mean = weight[shell.clamp(max=weight.shape[0] - 1)]
-        denominator = (self.sums[..., 2] + EVEN_WEIGHT * mean) / (1 + EVEN_WEIGHT)
+        shell = shell.clamp(max=weight.shape[0] - 1)
+        mean = weight[shell]
+        if ratio is None:
+            denominator = (self.sums[..., 2] + EVEN_WEIGHT * mean) / (1 + EVEN_WEIGHT)
+        else:
+            denominator = self.sums[..., 2] + mean / ratio[shell]
         tiny = torch.finfo(torch.float32).tiny
         share = torch.where(inside & (denominator > tiny), 1 / denominator.clamp(min=tiny), 0)
         return self._to_real_space(torch.view_as_complex(self.sums[..., :2].contiguous()) * share)

@@ -1,0 +1,142 @@
+"""A family of maps against the true family: an ensemble decoded state by state and particle by particle, or the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frazil.data.ensemble import load_ensemble
+from frazil.data.stack import read_particles
+from frazil.data.truth import Truth
+from frazil.errors import InputError
+from frazil.evaluate.frame import Frame
+from frazil.evaluate.fsc import perfect_area
+from frazil.evaluate.maps import areas_and_resolutions, difference_map_correlations, spread
+from frazil.evaluate.oracle import TRIALS, Oracle
+from frazil.numerics.fourier import resize_volume
+from frazil.physics.ensemble import Ensemble
+from frazil.physics.grid import Grid
+
+
+@final
+@dataclass(frozen=True)
+class Decoder:
+    """Maps of an ensemble on the grid and in the frame of the truth."""
+
+    ensemble: Ensemble
+    grid: Grid
+    frame: Frame
+
+    def __call__(self, latent: np.ndarray) -> Tensor:
+        own = self.ensemble.grid
+        with torch.no_grad():
+            values = self.ensemble.density(torch.from_numpy(np.asarray(latent))).voxels(own).detach().cpu().float()
+        on_grid = values if own.box_size == self.grid.box_size else resize_volume(values, self.grid.box_size)
+        return self.frame.into_truth(on_grid, self.grid)
+
+
+@final
+class TrueMaps:
+    """The true map of any particle: exact when the simulation left its molecule, else that of the nearest state."""
+
+    def __init__(self, truth: Truth, volumes: Tensor, grid: Grid) -> None:
+        self._truth, self._volumes, self._grid = truth, volumes, grid
+        self._molecule = load_ensemble(truth.folder) if (truth.folder / "ensemble.json").exists() else None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every map is the particle's own: a continuous motion needs the molecule for that."""
+        return self._molecule is not None or self._truth.latent is None
+
+    def __call__(self, row: int) -> Tensor:
+        if self._molecule is None or self._truth.latent is None:
+            return self._volumes[int(self._truth.state[row])]
+        return self._molecule.density(torch.from_numpy(self._truth.latent[row])).voxels(self._grid).float()
+
+
+def evaluate_ensemble(
+    decoder: Decoder, latent: np.ndarray, truth: Truth, volumes: Tensor, mask: Tensor, images: int
+) -> dict[str, Any]:
+    """Figures per conformation and per image.
+
+    Per conformation: decoded at the mean latent of each state's particles. Per image: decoded at the particle's own
+    latent and compared with its own true map, for particles spread evenly over the rows.
+    """
+    there = states_of(truth)
+    decoded = (decoder(latent[truth.state == state].mean(0)) for state in there)
+    figures: dict[str, Any] = {"states": state_figures(decoded, volumes[there], mask)}
+    if images:
+        rows = spread_rows(truth.count, images)
+        true_maps = TrueMaps(truth, volumes, decoder.grid)
+        figures["images"] = image_figures(lambda row: decoder(latent[row]), true_maps, rows, mask)
+    return figures
+
+
+def evaluate_oracle(truth: Truth, volumes: Tensor, grid: Grid, mask: Tensor, images: int) -> dict[str, Any]:
+    """The same figures of maps from images with everything known: see `evaluate.oracle`.
+
+    Raises:
+        InputError: if the simulated images are no longer beside the truth.
+    """
+    path = truth.folder.parent / "particles.star"
+    if not path.exists():
+        raise InputError("the oracle needs the simulated images", where=path, remedy="leave out --oracle")
+    particles = read_particles(path)
+    there = states_of(truth)
+
+    def where(state: int) -> np.ndarray | int:
+        return state if truth.volume_latents is None else truth.volume_latents[state]
+
+    tried = [there[place] for place in spread_rows(len(there), TRIALS)]
+    oracle = Oracle(particles, truth, grid, [where(state) for state in tried], list(volumes[tried]), mask)
+    figures: dict[str, Any] = {
+        "filter": oracle.choice.name,
+        "images_of_a_map": oracle.choice.images or "those of the state",
+        "states": state_figures((oracle(where(state)) for state in there), volumes[there], mask),
+    }
+    if images:
+
+        def own(row: int) -> Tensor:
+            return oracle(int(truth.state[row]) if truth.latent is None else truth.latent[row])
+
+        rows = spread_rows(truth.count, images)
+        figures["images"] = image_figures(own, TrueMaps(truth, volumes, grid), rows, mask)
+    return figures
+
+
+def states_of(truth: Truth) -> list[int]:
+    """The states that have particles."""
+    return np.unique(truth.state).tolist()
+
+
+def spread_rows(count: int, wanted: int) -> list[int]:
+    """Rows evenly over all of them (CryoBench's choice)."""
+    return list(range(0, count, max(1, count // wanted)))[:wanted]
+
+
+def state_figures(decoded: Iterable[Tensor], true: Tensor, mask: Tensor) -> dict[str, Any]:
+    """Of one map per state; lists hold the figure of each."""
+    figures, lists = _figures(torch.stack(list(decoded)), true, mask)
+    return figures | {f"per_state_{name}": values for name, values in lists.items()}
+
+
+def image_figures(made: Callable[[int], Tensor], true_map: TrueMaps, rows: list[int], mask: Tensor) -> dict[str, Any]:
+    """Of the maps of single particles (CryoBench's per-image FSC-AUC)."""
+    pairs = torch.stack([made(row) for row in rows]), torch.stack([true_map(row) for row in rows])
+    return _figures(*pairs, mask)[0] | {"count": len(rows), "exact": true_map.exact}
+
+
+def _figures(made: Tensor, true: Tensor, mask: Tensor) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Areas, resolutions, and, where the true maps differ, difference maps: spreads, and the list behind each."""
+    areas, resolutions = areas_and_resolutions(made, true, mask)
+    found = {"fsc_auc": areas, "resolution_0.5_px": resolutions}
+    if float((true - true[0]).abs().max()) > 1e-4 * float(true.abs().max()):
+        found["difference_map_correlation"] = torch.tensor(difference_map_correlations(made, true, mask))
+    figures: dict[str, Any] = {name: spread(values) for name, values in found.items()}
+    figures["perfect_fsc_auc"] = perfect_area(true.shape[-1])
+    return figures, {name: values.tolist() for name, values in found.items()}
