@@ -1,4 +1,4 @@
-"""The folder of a reconstruct job, as the next stages read it."""
+"""The folder of a reconstruct job, as the next stages read it; or that of a finished cryoDRGN run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from frazil.errors import InputError
 
 if TYPE_CHECKING:
+    from frazil.data.cryodrgn_run import CryodrgnRun
     from frazil.data.stack import Particles
     from frazil.physics.ensemble import Ensemble
 
@@ -30,17 +31,20 @@ class Reconstruction:
         folder: the job folder. outputs: its `outputs/`.
         latent: (N, d) latent coordinate of every particle; None for a rigid reconstruction.
         covariance: (N, d, d) posterior covariance of each; None when the job wrote none.
+        run: the cryoDRGN run that stands in for a job. pixel_size: of its images, Å, where its own files are lost.
     """
 
     folder: Path
     outputs: Path
     latent: Float[np.ndarray, "particles latent"] | None
     covariance: Float[np.ndarray, "particles latent latent"] | None
+    run: CryodrgnRun | None = None
+    pixel_size: float | None = None
 
     @property
     def has_ensemble(self) -> bool:
         """Whether the job learnt an ensemble."""
-        return (self.outputs / "ensemble.json").exists()
+        return self.run is not None or (self.outputs / "ensemble.json").exists()
 
     def ensemble(self) -> Ensemble:
         """The ensemble of the job.
@@ -50,6 +54,8 @@ class Reconstruction:
         """
         from frazil.data.ensemble import load_ensemble
 
+        if self.run is not None:
+            return self.run.ensemble(self.pixel_size)
         if not self.has_ensemble:
             raise InputError(
                 "this job holds no ensemble, only one rigid map",
@@ -58,10 +64,25 @@ class Reconstruction:
             )
         return load_ensemble(self.outputs)
 
+    def half_ensembles(self) -> tuple[Ensemble, Ensemble] | None:
+        """The ensembles learnt on each half-set, in one latent frame; None when the job has none."""
+        from frazil.data.ensemble import load_ensemble
+
+        folders = [self.outputs / name for name in ("half_a", "half_b")]
+        if not all((folder / "ensemble.json").exists() for folder in folders):
+            return None
+        return load_ensemble(folders[0]), load_ensemble(folders[1])
+
     def particles(self) -> Particles:
-        """The particles of the job, in the order of its latents."""
+        """The particles of the job, in the order of its latents.
+
+        Raises:
+            InputError: the table is damaged, or no longer where a cryoDRGN run says.
+        """
         from frazil.data.stack import read_particles
 
+        if self.run is not None:
+            return self.run.particles()
         return read_particles(self.outputs / "particles.star", need_images=False)
 
     def map_path(self, *names: str) -> Path | None:
@@ -99,15 +120,25 @@ class Reconstruction:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def read_reconstruction(path: Path) -> Reconstruction:
-    """Open the folder of a reconstruct job (or its `outputs/`).
+def read_reconstruction(path: Path, pixel_size: float | None = None) -> Reconstruction:
+    """Open the folder of a reconstruct job (or its `outputs/`), or of a finished cryoDRGN run.
+
+    Args:
+        pixel_size: Å per pixel of a run's images, where its own files do not say.
 
     Raises:
         InputError: there is no such folder, it is no reconstruct job, or its latents do not fit together.
     """
+    from frazil.data.cryodrgn_run import is_cryodrgn_run, open_cryodrgn_run
+
     if not path.is_dir():
         what = "this is a file, not a job folder" if path.exists() else "there is no such folder"
         raise InputError(what, where=path, remedy="give the folder that frazil reconstruct wrote")
+    if is_cryodrgn_run(path):
+        run = open_cryodrgn_run(path)
+        return Reconstruction(path, path, *run.latent(), run, pixel_size)
+    if pixel_size is not None:
+        raise InputError("a job knows its pixel size", where="--pixel-size", remedy="leave it out")
     outputs = path if (path / "particles.star").exists() else path / "outputs"
     if not (outputs / "particles.star").exists():
         raise InputError(

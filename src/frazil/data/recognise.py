@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from frazil.data.cryodrgn import CTF_COLUMNS, read_ctf, read_pickle
+from frazil.data.cryodrgn_run import is_cryodrgn_run, open_cryodrgn_run
 from frazil.data.cs import read_cs
 from frazil.data.description import Description
 from frazil.data.mrc import read_array, states_pixel_size
@@ -306,6 +307,8 @@ def _folder(path: Path, images: Path | None, pixel_size: float | None, box_size:
             truth = read_truth(path)
             facts = {"count": truth.count, "volumes": len(truth.volumes), "has_latent": truth.latent is not None}
             return Description(path, "truth", "frazil", facts)
+    if is_cryodrgn_run(path):
+        return _cryodrgn_run(path, pixel_size)
     status, job = path / "status.json", path / "job.toml"
     if not job.exists() and not status.exists():
         stars = sorted(path.glob("*.star"))
@@ -319,6 +322,22 @@ def _folder(path: Path, images: Path | None, pixel_size: float | None, box_size:
         particles = recognise(inside, images, pixel_size, box_size)
         return Description(path, "job", "frazil", facts | particles.facts | {"outputs": outputs}, particles.warnings)
     return Description(path, "job", "frazil", facts | {"outputs": outputs})
+
+
+def _cryodrgn_run(path: Path, pixel_size: float | None) -> Description:
+    run = open_cryodrgn_run(path)
+    latent, covariance = run.latent()
+    notes = []
+    try:
+        size = run.pixel_size(pixel_size)
+    except InputError as error:
+        size, notes = None, [str(error)]
+    facts = {"count": len(latent), "box_size": run.box_size, "pixel_size": size, "latent_dim": latent.shape[1]}
+    facts |= {"has_variance": covariance is not None, "epoch": run.epoch}
+    particles = run.path_of("particles")
+    if particles is None or not particles.exists():
+        notes.append(f"its particles are no longer where it says ({particles})")
+    return Description(path, "ensemble", "cryoDRGN run", facts, tuple(notes))
 
 
 def _status(path: Path) -> dict[str, Any]:
