@@ -107,3 +107,12 @@ def ensemble_job(rigid_job: Path, straight: StraightEnsemble) -> Path:
     lines = [json.dumps({"epoch": i, "loss": 1.0 / (i + 1), "kl": 0.1 * i}) for i in range(5)]
     (rigid_job / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return rigid_job
+
+
+@pytest.fixture
+def cloud() -> np.ndarray:
+    """Three tight, far-apart groups of 40, 60 and 100 particles along a tilted line in four dimensions."""
+    generator = np.random.default_rng(3)
+    direction = np.array([3.0, 0, 4, 0]) / 5
+    place = np.repeat([-10.0, 0.0, 10.0], [40, 60, 100])
+    return (place[:, None] * direction + 0.1 * generator.normal(size=(200, 4)) + 7).astype(np.float32)

@@ -1,9 +1,8 @@
-"""What the cloud of latent coordinates looks like: its axes, its states, paths through it, a map of it."""
+"""What the cloud of latent coordinates looks like: its axes, and a map of it in the plane."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,27 +45,6 @@ class Components:
         return (latent - self.mean) @ self.axes.T
 
 
-@dataclass(frozen=True)
-class States:
-    """Particles in groups of similar conformation.
-
-    Attributes:
-        state: (N,) the state of each particle, 0 to K - 1; -1 where the latent is not finite.
-        rows: (K,) the particle nearest to the centre of each state: decoding a real particle's latent cannot leave the
-            cloud, as the mean of a curved cluster would.
-        centres: (K, d) the latents of those particles.
-    """
-
-    state: Int[np.ndarray, " particles"]
-    rows: Int[np.ndarray, " states"]
-    centres: Float[np.ndarray, "states latent"]
-
-    @property
-    def counts(self) -> Int[np.ndarray, " states"]:
-        """Particles in each state."""
-        return np.bincount(self.state[self.state >= 0], minlength=len(self.rows))
-
-
 def finite_rows(latent: Float[np.ndarray, "particles latent"]) -> Int[np.ndarray, " rows"]:
     """Rows whose latent holds neither NaN nor infinity."""
     return np.flatnonzero(np.isfinite(latent).all(axis=1))
@@ -93,40 +71,6 @@ def principal_components(latent: Float[np.ndarray, "particles latent"]) -> Compo
     total = variance.sum()
     fraction = variance / total if total > 0 else np.zeros_like(variance)
     return Components(mean, axes, fraction, (latent.astype(np.float64) - mean) @ axes.T)
-
-
-def cluster(latent: Float[np.ndarray, "particles latent"], components: Components, count: int, seed: int) -> States:
-    """k-means states, each centre snapped to its nearest particle, numbered along the first principal component.
-
-    Raises:
-        InputError: more clusters than particles with different finite latents.
-    """
-    from sklearn.cluster import KMeans
-
-    rows = finite_rows(latent)
-    cloud = latent[rows].astype(np.float64)
-    different = len(np.unique(cloud, axis=0)) if len(cloud) < 100_000 else len(cloud)
-    if count > different:
-        raise InputError(
-            f"{count} clusters were asked of {different} different latent coordinates",
-            where="--clusters",
-            remedy=f"give at most {different}",
-        )
-    starts: Any = 4 if len(cloud) < 100_000 else 1
-    found = KMeans(count, n_init=starts, random_state=seed).fit(cloud)
-    order = np.argsort(components.project(found.cluster_centers_)[:, 0], kind="stable")
-    rank = np.empty(count, dtype=np.int64)
-    rank[order] = np.arange(count)
-    labels = rank[found.labels_]
-    nearest = np.array([_nearest_member(cloud, labels, k, found.cluster_centers_[order[k]]) for k in range(count)])
-    state = np.full(len(latent), -1, dtype=np.int64)
-    state[rows] = labels
-    return States(state, rows[nearest], latent[rows[nearest]])
-
-
-def _nearest_member(cloud: np.ndarray, labels: np.ndarray, state: int, centre: np.ndarray) -> int:
-    members = np.flatnonzero(labels == state)
-    return int(members[np.square(cloud[members] - centre).sum(axis=1).argmin()])
 
 
 def umap_plane(latent: Float[np.ndarray, "particles latent"], seed: int) -> Float[np.ndarray, "particles 2"]:
