@@ -145,7 +145,9 @@ def _communities(cloud: np.ndarray, resolution: float, seed: int) -> Found:
     for row, (far, others) in enumerate(zip(distance, near, strict=True)):
         weight = np.exp(-(far**2) / (scale[row] * scale[others]))
         edges += [
-            (names[row], names[other], float(w)) for other, w in zip(others, weight, strict=True) if other != row and w > 0
+            (names[row], names[other], float(w))
+            for other, w in zip(others, weight, strict=True)
+            if other != row and w > 0
         ]
     _, partition = leiden(edges, resolution=resolution, seed=seed, iterations=3)
     labels = np.unique([partition[name] for name in names], return_inverse=True)[1].reshape(-1)

@@ -1,0 +1,73 @@
+"""How far a decoded map can be believed: the same state decoded from two ensembles that share no image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frazil.numerics.local_resolution import local_correlation
+from frazil.numerics.masks import mask_from_volume, soft_sphere
+from frazil.numerics.resolution import HalfMapCorrelation, compare_half_maps
+from frazil.numerics.shells import first_shell_below, low_pass
+from frazil.physics.grid import Grid
+
+if TYPE_CHECKING:
+    from frazil.physics.ensemble import Ensemble
+
+# the mask is drawn at this share of the smooth map's highest density, and reaches this much further; its edge, Å
+OUTLINE, EXTEND, EDGE = 0.2, 6.0, 8.0
+OUTLINE_RESOLUTION, OUTLINE_LARGEST_SHELL = 15.0, 0.4
+
+
+@final
+@dataclass(frozen=True)
+class HalfMapPair:
+    """One state decoded from both half-sets.
+
+    Attributes:
+        a, b: the half-maps. mask: around what both show. correlation: between them.
+    """
+
+    a: Float[Tensor, "n n n"]
+    b: Float[Tensor, "n n n"]
+    mask: Float[Tensor, "n n n"]
+    correlation: HalfMapCorrelation
+    grid: Grid
+
+    def resolution(self, threshold: float = 0.143) -> float:
+        """Å where the corrected correlation first falls below the threshold."""
+        return self.grid.resolution_of(first_shell_below(self.correlation.corrected, threshold))
+
+    def local_resolution(self) -> Float[Tensor, "n n n"]:
+        """Å around every voxel, inside the mask; 0 outside it."""
+        limit = local_correlation(self.a, self.b).limit()
+        return torch.where(self.mask > 0.5, self.grid.extent / limit.clamp(min=1), 0).to(torch.float32)
+
+
+def molecule_mask(volume: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
+    """A soft outline of what is dense in a map."""
+    shell = min(grid.shell_of(OUTLINE_RESOLUTION), OUTLINE_LARGEST_SHELL * grid.last_shell)
+    smooth = low_pass(volume, shell) * soft_sphere(grid.box_size, grid.box_size / 2 - 2, 0.0)
+    extend, edge = max(EXTEND / grid.pixel_size, 1.0), max(EDGE / grid.pixel_size, 2.0)
+    return mask_from_volume(smooth, OUTLINE * float(smooth.max()), extend, edge)
+
+
+def pair_half_maps(
+    a: Float[Tensor, "n n n"], b: Float[Tensor, "n n n"], grid: Grid, seed: int, mask: Tensor | None = None
+) -> HalfMapPair:
+    """Correlate two half-maps inside a mask, drawn from their mean when none is given."""
+    mask = molecule_mask((a + b) / 2, grid) if mask is None else mask
+    return HalfMapPair(a, b, mask, compare_half_maps(a, b, mask, torch.Generator().manual_seed(seed)), grid)
+
+
+def decode_pair(
+    halves: tuple[Ensemble, Ensemble], point: Float[Tensor, " latent"], grid: Grid, seed: int
+) -> HalfMapPair:
+    """One latent point decoded from both half-sets' ensembles; they share one latent frame."""
+    with torch.no_grad():
+        a, b = (half.density(point).voxels(grid).float().cpu() for half in halves)
+    return pair_half_maps(a, b, grid, seed)

@@ -1,0 +1,43 @@
+"""Half-maps of a state say what it is worth."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from frazil.analyze.half_maps import decode_pair, molecule_mask, pair_half_maps
+from frazil.numerics.shells import low_pass
+from frazil.physics.grid import Grid
+
+GRID = Grid(48, 2.0)
+
+
+def molecule() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.arange(48, dtype=torch.float32) - 24
+    ball = torch.exp(-(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2) / (2 * 8.0**2))
+    return ball * (1 + 0.5 * torch.randn(48, 48, 48, generator=generator))
+
+
+def test_the_resolution_is_that_to_which_the_halves_share_their_signal() -> None:
+    generator = torch.Generator().manual_seed(1)
+    signal = low_pass(molecule(), 12.0, 1.0)
+    a, b = (signal + 0.1 * torch.randn(48, 48, 48, generator=generator) for _ in range(2))
+    pair = pair_half_maps(a, b, GRID, seed=0)
+    assert pair.resolution() == pytest.approx(96 / 12, rel=0.15)
+    local = pair.local_resolution()
+    inside = pair.mask > 0.5
+    assert (local[~inside] == 0).all() and float(local[inside].median()) == pytest.approx(96 / 12, rel=0.25)
+
+
+def test_the_mask_holds_the_molecule_and_not_the_corners() -> None:
+    mask = molecule_mask(molecule(), GRID)
+    assert float(mask[24, 24, 24]) == 1 and float(mask[2, 2, 2]) == 0 and 0.01 < float(mask.mean()) < 0.5
+
+
+def test_a_pair_is_both_ensembles_at_one_point(straight) -> None:
+    other = type(straight)(straight.mean + 1, straight.basis, straight.grid.pixel_size)
+    point = torch.tensor([1.0, 0.5, 0])
+    pair = decode_pair((straight, other), point, straight.grid, seed=0)
+    torch.testing.assert_close(pair.a, straight.density(point).voxels(straight.grid))
+    torch.testing.assert_close(pair.b, pair.a + 1)
