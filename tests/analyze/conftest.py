@@ -13,13 +13,15 @@ from torch import Tensor
 
 from frazil.data.ensemble import register_ensemble, save_ensemble
 from frazil.data.mrc import write_stack, write_volume
-from frazil.data.stack import write_new_particles_star
+from frazil.data.stack import Particles, read_particles, write_new_particles_star, write_particles_star
+from frazil.numerics.fourier import coefficients_to_images
 from frazil.physics.density import Density, Voxels
 from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
 
 COUNT, BOX, PIXEL = 60, 16, 3.0
+MANY = 900
 
 
 class StraightEnsemble(Ensemble):
@@ -116,3 +118,56 @@ def cloud() -> np.ndarray:
     direction = np.array([3.0, 0, 4, 0]) / 5
     place = np.repeat([-10.0, 0.0, 10.0], [40, 60, 100])
     return (place[:, None] * direction + 0.1 * generator.normal(size=(200, 4)) + 7).astype(np.float32)
+
+
+@pytest.fixture
+def imaged(tmp_path: Path, straight) -> tuple[Particles, np.ndarray]:
+    """Particles whose density moves along the first latent coordinate, and their latents."""
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.linspace(-1, 1, MANY)[torch.randperm(MANY, generator=generator)]
+    pose = Pose.random(MANY, shift_range=2.0, generator=generator)
+    grid = straight.grid
+    still, moved = (Voxels(v, grid).project(pose, grid) for v in (straight.mean, straight.basis[0]))
+    images = coefficients_to_images(still + latent[:, None] * moved, grid.half_plane())
+    images = images + 0.3 * images.std() * torch.randn(images.shape, generator=generator)
+    write_stack(tmp_path / "moving.mrcs", images, grid.pixel_size)
+    half = np.arange(MANY) % 2
+    write_new_particles_star(tmp_path / "moving.star", tmp_path / "moving.mrcs", grid, pose=pose, half_set=half)
+    return read_particles(tmp_path / "moving.star"), latent[:, None].numpy()
+
+
+@pytest.fixture
+def imaged_job(imaged: tuple[Particles, np.ndarray], straight: StraightEnsemble, tmp_path: Path) -> Path:
+    """A job whose images do show the motion of its ensemble along the first coordinate."""
+    particles, latent = imaged
+    outputs = tmp_path / "moving" / "outputs"
+    outputs.mkdir(parents=True)
+    write_particles_star(particles, outputs / "particles.star")
+    np.save(outputs / "latent.npy", latent.astype(np.float32))
+    np.save(outputs / "latent_covariance.npy", np.full((MANY, 1, 1), 0.01, dtype=np.float32))
+    save_ensemble(outputs, StraightEnsemble(straight.mean, straight.basis[:1], PIXEL))
+    return outputs.parent
+
+
+@pytest.fixture
+def halved_job(ensemble_job: Path, straight: StraightEnsemble) -> Path:
+    """The ensemble job with the ensembles of its half-sets: the same but for noise."""
+    generator = torch.Generator().manual_seed(2)
+    for name in ("half_a", "half_b"):
+        noise = 0.02 * torch.randn(straight.mean.shape, generator=generator)
+        half = StraightEnsemble(straight.mean + noise, straight.basis, PIXEL)
+        save_ensemble(ensemble_job / "outputs" / name, half)
+    return ensemble_job
+
+
+@pytest.fixture
+def fast_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Surfaces of a few pixels: what a surface looks like is tested elsewhere."""
+
+    def flat(*_: object, size: int = 0, **__: object) -> np.ndarray:
+        return np.ones((8, 8, 4))
+
+    from frazil.figures import film, maps, strips
+
+    for module in (film, maps, strips):
+        monkeypatch.setattr(module, "render_surface", flat)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from frazil.analyze import analyze_job, pictures
-from frazil.analyze.conformations import umap_plane
+from frazil.analyze.components import umap_plane
 from frazil.cli import main
 from frazil.data.mrc import read_volume
 from frazil.data.stack import read_particles
@@ -21,19 +21,6 @@ SMALL = ("--clusters", "3", "--steps", "3", "--components", "1", "--umap", "neve
 
 def _analyze(job: Path, out: Path, *flags: str) -> int:
     return main(["analyze", str(job), "--out", str(out), *flags])
-
-
-@pytest.fixture
-def fast_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Surfaces of a few pixels: what a surface looks like is tested elsewhere."""
-
-    def flat(*_: object, size: int = 0, **__: object) -> np.ndarray:
-        return np.ones((8, 8, 4))
-
-    from frazil.figures import film, maps, strips
-
-    for module in (film, maps, strips):
-        monkeypatch.setattr(module, "render_surface", flat)
 
 
 @pytest.mark.usefixtures("fast_pictures")
@@ -164,7 +151,7 @@ def test_a_job_with_nothing_to_show_is_refused(rigid_job: Path, tmp_path: Path, 
 
 
 def test_the_uncertainty_is_told_as_a_share_of_the_spread(ensemble_job: Path) -> None:
-    from frazil.analyze.conformations import principal_components
+    from frazil.analyze.components import principal_components
     from frazil.analyze.reconstruction import read_reconstruction
 
     found = read_reconstruction(ensemble_job)

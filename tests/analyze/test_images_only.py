@@ -9,32 +9,9 @@ import pytest
 import torch
 
 from frazil.analyze.images_only import kernel_weights, map_from_images, posterior_distance
-from frazil.data.mrc import write_stack
-from frazil.data.stack import Particles, read_particles, write_new_particles_star
+from frazil.data.stack import read_particles, write_new_particles_star
 from frazil.errors import InputError
 from frazil.inference.half_map import HalfMap
-from frazil.numerics.fourier import coefficients_to_images
-from frazil.physics.density import Voxels
-from frazil.physics.grid import Grid
-from frazil.physics.pose import Pose
-
-COUNT = 900
-
-
-@pytest.fixture
-def imaged(tmp_path: Path, straight) -> tuple[Particles, np.ndarray]:
-    """Particles whose density moves along the first latent coordinate, and their latents."""
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.linspace(-1, 1, COUNT)[torch.randperm(COUNT, generator=generator)]
-    pose = Pose.random(COUNT, shift_range=2.0, generator=generator)
-    grid: Grid = straight.grid
-    still, moved = (Voxels(v, grid).project(pose, grid) for v in (straight.mean, straight.basis[0]))
-    images = coefficients_to_images(still + latent[:, None] * moved, grid.half_plane())
-    images = images + 0.3 * images.std() * torch.randn(images.shape, generator=generator)
-    write_stack(tmp_path / "moving.mrcs", images, grid.pixel_size)
-    half = np.arange(COUNT) % 2
-    write_new_particles_star(tmp_path / "moving.star", tmp_path / "moving.mrcs", grid, pose=pose, half_set=half)
-    return read_particles(tmp_path / "moving.star"), latent[:, None].numpy()
 
 
 def motion(halves: tuple[HalfMap, HalfMap], other: tuple[HalfMap, HalfMap]) -> torch.Tensor:
@@ -43,12 +20,12 @@ def motion(halves: tuple[HalfMap, HalfMap], other: tuple[HalfMap, HalfMap]) -> t
 
 def test_maps_at_two_points_differ_by_the_motion_between_them(imaged, straight) -> None:
     particles, latent = imaged
-    covariance = np.full((COUNT, 1, 1), 0.01)
+    covariance = np.full((len(latent), 1, 1), 0.01)
     found = []
     for place in (-0.7, 0.7):
         squared = posterior_distance(latent, covariance, np.array([place]))
         *halves, count = map_from_images(particles, squared, straight.grid, "C1", None)
-        assert 100 <= count < COUNT, "images of all conformations would blur the motion"
+        assert 100 <= count < len(latent), "images of all conformations would blur the motion"
         found.append(halves)
     change = motion(found[1], found[0])
     expected = straight.basis[0]
@@ -89,8 +66,8 @@ def test_weights_fall_to_zero_at_the_last_image_of_the_kernel() -> None:
 
 def test_particles_without_poses_or_half_sets_are_refused(imaged, straight, tmp_path: Path) -> None:
     particles, _ = imaged
-    write_new_particles_star(tmp_path / "bare.star", tmp_path / "moving.mrcs", straight.grid, count=COUNT)
-    squared = np.zeros(COUNT)
+    write_new_particles_star(tmp_path / "bare.star", tmp_path / "moving.mrcs", straight.grid, count=900)
+    squared = np.zeros(900)
     with pytest.raises(InputError, match="bare.star: the particles of this job have no poses.*Leave out --from-images"):
         map_from_images(read_particles(tmp_path / "bare.star"), squared, straight.grid, "C1", None)
     write_new_particles_star(tmp_path / "whole.star", tmp_path / "moving.mrcs", straight.grid, pose=particles.pose)

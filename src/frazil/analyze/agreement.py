@@ -1,8 +1,8 @@
 """Does a model's map show what the images show?
 
 A decoded map is compared with the map of the same state made from images alone. Most of either map is the molecule that all
-states share, so what counts is the difference of each from what its own kind has in common over the states: the motion. Images are
-noisy, so the correlation of the two differences is measured against the best one that the images allow,
+states share, so what counts is the difference of each from what its own kind has in common over the states: the motion.
+Images are noisy, so the correlation of the two differences is measured against the best one that the images allow,
 
     expected = sqrt(2 r / (1 + r)),    agreement = correlation / expected,
 
@@ -75,7 +75,7 @@ def compare_with_images(
     shown = [low_pass(volume, shell) for volume in model]
     a, b = ([low_pass(pair[i], shell) for pair in halves] for i in (0, 1))
     # the median, so that one state's imagined density does not become the others' lack of it
-    common_model, common_a, common_b = (torch.stack(volumes).median(dim=0).values for volumes in (shown, a, b))
+    common_model, common_a, common_b = (torch.stack(volumes).quantile(0.5, dim=0) for volumes in (shown, a, b))
     found = []
     for volume, half_a, half_b, count in zip(shown, a, b, image_counts, strict=True):
         motion, motion_a, motion_b = volume - common_model, half_a - common_a, half_b - common_b

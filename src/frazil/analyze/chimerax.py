@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# pictures between two maps of a morph
+FRAMES = 10
+
 
 def chimerax_script(
     maps: Sequence[Path],
@@ -26,7 +29,7 @@ def chimerax_script(
         folder: where the file will lie.
         level: contour level of all of them, in map units.
         colours: one colour per map; they repeat.
-        series: name → maps that form a film (`vseries`), hidden until played.
+        series: name → maps that form a film (`vseries`), hidden until played; a comment says how to morph through them.
         heading: first line of the file, a comment.
     """
     lines = [
@@ -43,6 +46,8 @@ def chimerax_script(
     for i, (name, paths) in enumerate((series or {}).items(), start=len(maps) + 1):
         play = f"hide #* models; show #{i} models; vseries play #{i} direction oscillate loop true"
         lines.append(f"# {name}: to play it, type   {play}")
+        morph = f"hide #* models; open {' '.join(_quoted(path, folder) for path in paths)} id 1000; volume morph #1000"
+        lines.append(f"# smoothly, with maps in between:   {morph} frames {FRAMES * (len(paths) - 1)} slider true")
         lines.append(f"open {' '.join(_quoted(path, folder) for path in paths)} vseries true id {i}")
         lines.append(f"volume #{i} style surface step 1 level {level:.6g} color {colours[0]}")
         lines.append(f"hide #{i} models")

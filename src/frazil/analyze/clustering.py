@@ -101,7 +101,7 @@ def _kmeans(cloud: np.ndarray, count: int, seed: int) -> Found:
 
     starts: Any = 4 if len(cloud) < 100_000 else 1
     found = KMeans(count, n_init=starts, random_state=seed).fit(cloud)
-    return found.labels_, found.cluster_centers_, "k-means of the latent", None
+    return np.asarray(found.labels_), found.cluster_centers_, "k-means of the latent", None
 
 
 def _mixture(cloud: np.ndarray, count: int | None, different: int, seed: int) -> Found:
@@ -130,7 +130,7 @@ def _communities(cloud: np.ndarray, resolution: float, seed: int) -> Found:
     try:
         # Leiden is in no library frazil needs anyway: networkx only names it, and igraph's and leidenalg's licence (GPL)
         # would bind those who pass frazil on. This one is a single compiled module under the MIT licence.
-        from graspologic_native import leiden
+        from graspologic_native import leiden  # type: ignore[import-not-found]
     except ImportError:
         raise InputError(
             "the library that finds communities is not installed",

@@ -9,8 +9,15 @@ Reads the ensemble of a reconstruct job and writes the map at each latent point:
 of the job's particles (from 0), or a file of rows, and decodes the conformation of each. `--box` decodes onto fewer,
 larger voxels over the same extent, which is faster; the pixel size in the header follows.
 
-Writes `outputs/volumes/volume_000.mrc` and so on in the order of the points, `outputs/latent.npy` with the points, and
-`open.cxc` for ChimeraX.
+Where the job holds ensembles of both half-sets, every point is decoded from both: `volume_000_half_a.mrc`,
+`volume_000_half_b.mrc` and `volume_000_local_resolution.mrc` (Å) lie beside the map, and `outputs/resolution.csv` says how
+far it can be believed. With `--from-images` the maps `volume_000_from_images.mrc` are made without the model, from the
+images whose latents are nearest to the point, with half-maps of their own.
+
+The folder of a finished cryoDRGN run (config.yaml, weights, z) can be given in place of a job.
+
+Writes `outputs/volumes/volume_000.mrc` and so on in the order of the points, `outputs/latent.npy` with the points,
+`open.cxc` for ChimeraX, with a morph through the maps, and `open.mvsj` for Mol*.
 """
 
 from __future__ import annotations
@@ -29,12 +36,14 @@ if TYPE_CHECKING:
 class Config(JobConfig):
     """Settings of `frazil decode`."""
 
-    job: Path = argument("folder of a reconstruct job that holds an ensemble")
+    job: Path = argument("folder of a reconstruct job that holds an ensemble, or of a finished cryoDRGN run")
     latent: Path | None = setting(None, "latent points: .npy of shape (points, latent_dim), or text, a point per line")
     particles: Path | str | None = setting(
         None, "particles to decode: rows from 0, such as 0,4,10-12, or a file of rows"
     )
+    from_images: bool = setting(False, "make each map from its nearest images alone too, without the model")
     box: int | None = setting(None, "voxels along each side of the maps; fewer than the job's are larger voxels")
+    pixel_size: float | None = setting(None, "of the images of a cryoDRGN run whose files do not say it, Å", gt=0)
 
     @field_validator("particles")
     @classmethod

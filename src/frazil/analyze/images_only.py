@@ -128,6 +128,11 @@ def check_particles(particles: Particles) -> None:
         )
 
 
+def memory(grid: Grid) -> float:
+    """Bytes that the sums of four half-maps take, with their completed copies."""
+    return 8.0 * HalfMap.memory(grid)
+
+
 def stack_noise(particles: Particles, grid: Grid) -> Float[np.ndarray, "groups shells"]:
     """The noise weights of a stack, measured once for many maps."""
     return noise_weights(particles, grid)

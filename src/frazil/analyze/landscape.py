@@ -8,7 +8,7 @@ any of them, principal components of the masked maps without their negative part
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -58,11 +58,11 @@ def landscape_mask(volumes: Float[np.ndarray, "maps n n n"], pixel_size: float) 
     from scipy.ndimage import binary_dilation
 
     threshold = float(np.mean([np.percentile(volume, DENSE_PERCENTILE) / 2 for volume in volumes]))
-    inside = (volumes >= threshold).any(axis=0) if threshold > 0 else np.zeros(volumes.shape[1:], dtype=bool)
+    inside = np.asarray((volumes >= threshold).any(axis=0)) & (threshold > 0)
     if not inside.any():
         raise InputError("the decoded maps hold no density", remedy="give a mask with --landscape.mask")
     steps = int(DILATION // pixel_size)
-    return binary_dilation(inside, iterations=steps) if steps else inside
+    return np.asarray(binary_dilation(inside, iterations=steps)) if steps else inside
 
 
 def explore(
@@ -87,10 +87,11 @@ def explore(
     count = max(1, min(components, len(volumes) - 1, vectors.shape[1]))
     pca = PCA(count, random_state=seed).fit(vectors)
     coordinates = pca.transform(vectors)
+    axes = np.asarray(pca.components_)
     # the largest entry of each component is positive: the picture does not turn round between runs
-    largest = pca.components_[np.arange(count), np.abs(pca.components_).argmax(axis=1)]
+    largest = axes[np.arange(count), np.abs(axes).argmax(axis=1)]
     sign = np.where(largest < 0, -1.0, 1.0)
-    coordinates, axes = coordinates * sign, pca.components_ * sign[:, None]
+    coordinates, axes = coordinates * sign, axes * sign[:, None]
     labels = AgglomerativeClustering(min(states, len(volumes)), linkage="average").fit_predict(vectors)
     places = [coordinates[labels == k, 0].mean() for k in range(labels.max() + 1)]
     rank = np.argsort(np.argsort(places, kind="stable"), kind="stable")
@@ -128,9 +129,8 @@ def place_particles(
     rows = np.flatnonzero(np.isfinite(latent).all(axis=1))
     scale = points.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
-    regression = KNeighborsRegressor(
-        min(2 * points.shape[1] + 2, len(points)), weights=lambda d: 1 / np.maximum(d, 1e-9) ** 2
-    )
+    inverse_square: Any = lambda distance: 1 / np.maximum(distance, 1e-9) ** 2  # noqa: E731
+    regression = KNeighborsRegressor(min(2 * points.shape[1] + 2, len(points)), weights=inverse_square)
     placed = np.full((len(latent), coordinates.shape[1]), np.nan)
     placed[rows] = regression.fit(points / scale, coordinates).predict(latent[rows] / scale)
     return placed

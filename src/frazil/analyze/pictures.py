@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from frazil.analyze.conformations import Components, States
+from frazil.analyze.agreement import Agreement
+from frazil.analyze.clustering import States
+from frazil.analyze.components import Components
 from frazil.analyze.reconstruction import Reconstruction
+from frazil.analyze.validation import PairSummary
 from frazil.data.mrc import read_volume
 from frazil.figures import curves, film, latent, maps, poses, raymarch, strips, style
 from frazil.figures.section import Section
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.symmetry import point_group
+
+if TYPE_CHECKING:
+    from frazil.data.stack import Particles
 
 # the consensus maps of a job, the one to look at first
 MAPS = ("consensus_sharpened.mrc", "consensus.mrc")
@@ -34,14 +41,16 @@ class Look:
     view: Float[np.ndarray, "3 3"]
 
 
-def consensus_sections(reconstruction: Reconstruction, level: float | None) -> list[Section]:
+def consensus_sections(
+    reconstruction: Reconstruction, particles: Particles | None, level: float | None
+) -> list[Section]:
     """The map, its resolution, and where the particles were seen from: as far as the job made them."""
     sections = []
     if reconstruction.map_path(*MAPS) is not None:
         sections.append(map_section(reconstruction, level))
         if reconstruction.correlations():
             sections.append(resolution_section(reconstruction))
-    pose = reconstruction.particles().pose
+    pose = None if particles is None else particles.pose
     if pose is not None:
         symmetry = reconstruction.symmetry
         copies = (
@@ -97,8 +106,9 @@ def latent_section(
     states: States,
     plane: np.ndarray | None,
     paths: Sequence[np.ndarray],
+    chosen: np.ndarray | None = None,
 ) -> Section:
-    """The latent cloud with its states, its components and its uncertainty."""
+    """The latent cloud with its states, its components, its uncertainty, and the particles chosen."""
     cloud = components.coordinates[:, :2]
     marks = components.project(states.centres)[:, :2]
     kept = int((states.state >= 0).sum())
@@ -113,6 +123,15 @@ def latent_section(
     section.figures["latent_pca"] = latent.density(
         cloud, "Principal components of the latent", labels=names, marks=marks, paths=drawn
     )
+    if chosen is not None:
+        section.text += f" {chosen.sum():,} of {len(chosen):,} particles were selected."
+        known = np.isfinite(cloud).all(axis=1)
+        section.figures["latent_selected"] = latent.scatter(
+            cloud[known],
+            chosen[known].astype(np.int64),
+            "Particles selected (orange) and rejected (blue)",
+            labels=names,
+        )
     if plane is not None:
         shown = np.isfinite(plane).all(axis=1)
         section.figures["latent_umap"] = latent.scatter(
@@ -127,15 +146,21 @@ def latent_section(
     return section
 
 
-def states_section(states: States, volumes: Sequence[np.ndarray], look: Look) -> Section:
-    """The map and the number of particles of every state."""
+def states_section(
+    states: States,
+    volumes: Sequence[np.ndarray],
+    look: Look,
+    pairs: Sequence[PairSummary] | None,
+    agreements: Sequence[Agreement] | None,
+) -> Section:
+    """The map and the number of particles of every state, with its resolution and its agreement where they are known."""
     names = [str(k) for k in range(len(volumes))]
     colours = style.state_colours(len(volumes))
     counts = states.counts.tolist()
     section = Section(
         "States",
-        "k-means of the latent, numbered along the first principal component. In the sections, orange is what a state"
-        " has more of than the mean of the states, blue what it has less of.",
+        f"{states.method[0].upper()}{states.method[1:]}, numbered along the first principal component. In the sections,"
+        " orange is what a state has more of than the mean of the states, blue what it has less of.",
     )
     section.figures["state_surfaces"] = strips.surface_strip(
         volumes, names, "Map at the centre of each state", level=look.level, view=look.view, colours=colours
@@ -147,10 +172,44 @@ def states_section(states: States, volumes: Sequence[np.ndarray], look: Look) ->
     section.figures["state_counts"] = curves.bars(
         dict(zip(names, counts, strict=True)), "Particles in each state", colours=colours
     )
-    header = ("state", "particles", "share", "particle at the centre (row, from 0)")
-    listed = zip(counts, states.rows.tolist(), strict=True)
-    rows = [(k, count, f"{count / max(sum(counts), 1):.1%}", row) for k, (count, row) in enumerate(listed)]
-    section.tables.append([header, *rows])
+    section.tables.append(_states_table(states, pairs, agreements))
+    return section
+
+
+def _states_table(
+    states: States, pairs: Sequence[PairSummary] | None, agreements: Sequence[Agreement] | None
+) -> list[Sequence[object]]:
+    counts = states.counts.tolist()
+    columns: list[tuple[str, list[object]]] = [
+        ("state", list(range(len(counts)))),
+        ("particles", list(counts)),
+        ("share", [f"{count / max(sum(counts), 1):.1%}" for count in counts]),
+        ("particle at the centre (row, from 0)", list(states.rows.tolist())),
+    ]
+    if pairs is not None:
+        columns.append(("resolution (FSC 0.143)", [f"{pair.resolution:.2f} Å" for pair in pairs]))
+    if agreements is not None:
+        scores = [None if np.isnan(one.score) else f"{one.score:.2f}" for one in agreements]
+        columns.append(("agreement with the images", list(scores)))
+        columns.append(("the motion of this state is", [one.verdict for one in agreements]))
+    names, values = zip(*columns, strict=True)
+    return [names, *zip(*values, strict=True)]
+
+
+def path_section(
+    name: str, heading: str, text: str, volumes: Sequence[np.ndarray], labels: Sequence[str], look: Look
+) -> Section:
+    """The maps along a path, and a film of them."""
+    section = Section(heading, text)
+    section.films[heading.lower()] = film.surface_film(volumes, level=look.level, view=look.view)
+    shown = np.unique(np.linspace(0, len(volumes) - 1, min(10, len(volumes))).round().astype(int))
+    chosen, names = [volumes[i] for i in shown], [str(labels[i]) for i in shown]
+    section.figures[f"{name}_surfaces"] = strips.surface_strip(
+        chosen, names, f"Maps {heading[0].lower()}{heading[1:]}", level=look.level, view=look.view
+    )
+    section.figures[f"{name}_sections"] = strips.section_strip(
+        chosen, names, look.pixel_size, f"Sections {heading[0].lower()}{heading[1:]}"
+    )
     return section
 
 
@@ -184,14 +243,19 @@ def resolution_line(reconstruction: Reconstruction) -> str:
     return f"{read_volume(path)[1].resolution_of(shell):.2f} Å (FSC 0.143, {name})"
 
 
-def _uncertainty(reconstruction: Reconstruction, components: Components) -> str:
+def uncertainty(reconstruction: Reconstruction, components: Components) -> np.ndarray | None:
+    """(N,) posterior standard deviation of every particle along the first component, where the job knows it."""
     covariance = reconstruction.covariance
     if covariance is None:
-        return ""
+        return None
     axis = components.axes[0]
-    error = np.sqrt(np.clip(np.einsum("i,nij,j->n", axis, covariance, axis), 0, None))
+    return np.sqrt(np.clip(np.einsum("i,nij,j->n", axis, covariance, axis), 0, None))
+
+
+def _uncertainty(reconstruction: Reconstruction, components: Components) -> str:
+    error = uncertainty(reconstruction, components)
     spread = np.nanstd(components.coordinates[:, 0])
-    if not spread > 0:
+    if error is None or not spread > 0:
         return ""
     share = np.nanmedian(error) / spread
     return f"Along PC 1 the median posterior uncertainty of a particle is {share:.0%} of the spread of them all."

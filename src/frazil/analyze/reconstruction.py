@@ -85,6 +85,21 @@ class Reconstruction:
             return self.run.particles()
         return read_particles(self.outputs / "particles.star", need_images=False)
 
+    def component(self) -> np.ndarray | None:
+        """(N,) the component of every particle, of a reconstruction with several; None otherwise."""
+        return _read_table(self.outputs / "component.npy", 1)
+
+    def cryosparc_source(self) -> Particles | None:
+        """The cryoSPARC table that the job was given, where it was one and is still there."""
+        from frazil.data.stack import read_particles
+
+        try:
+            record = tomllib.loads((self.folder / "job.toml").read_text(encoding="utf-8"))
+            source = Path(record["reconstruct"]["particles"])
+        except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError):
+            return None
+        return read_particles(source, need_images=False) if source.suffix == ".cs" and source.is_file() else None
+
     def map_path(self, *names: str) -> Path | None:
         """The first of these files that the job made."""
         return next(iter(self.map_paths(*names)), None)

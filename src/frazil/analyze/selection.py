@@ -66,7 +66,7 @@ def select(rule: str, columns: Mapping[str, np.ndarray]) -> Bool[np.ndarray, " p
 
 
 def _value(node: ast.expr, columns: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return float(node.value)
     if isinstance(node, ast.Name):
         return _column(node.id, columns)

@@ -76,8 +76,16 @@ def export_relion(particles: Particles, folder: Path) -> Path:
 
 
 def export_cryosparc(particles: Particles, folder: Path) -> Path:
-    """`particles.cs`: of a cryoSPARC input every field, of others uid, blob, and ctf and alignments3D where known."""
+    """`particles.cs`, see `write_particles_cs`."""
     path = folder / "particles.cs"
+    write_particles_cs(particles, path)
+    return path
+
+
+def write_particles_cs(particles: Particles, path: Path) -> None:
+    """Write particles for cryoSPARC: of a cryoSPARC input every field, of others uid, blob, and ctf and alignments3D
+    where known."""
+    folder = path.parent
     listing = particles.listing
     whole = cs_columns(listing, particles.rows, particles.pose, particles.optics, particles.half_set)
     linked = {number: _relative(listing.files.find(number), folder) for number in range(len(listing.files.names))}
@@ -92,7 +100,6 @@ def export_cryosparc(particles: Particles, folder: Path) -> Path:
     else:
         block = Block("particles", whole, particles.count, path=path)
     write_cs(path, block)
-    return path
 
 
 def export_cryodrgn(particles: Particles, folder: Path) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 from frazil.figures.style import (
     COLOURS,
     DENSITY,
+    FAINT,
     INK,
     Array,
     Spec,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 POINTS_IN_SPEC = 20_000
 # more points than this hide one another and are drawn as a density
 MOST_DOTS = 5_000
+# -ln p is drawn up to here: rarer places hold too few particles to tell
+ENERGY_TOP = 6.0
 
 
 @styled
@@ -129,6 +132,134 @@ def scatter(
         "marks": as_list(marked, 5),
     }
     return spec, figure
+
+
+@styled
+def valued(
+    coordinates: Array,
+    values: Array,
+    title: str,
+    *,
+    name: str,
+    labels: Sequence[str] = ("PC 1", "PC 2"),
+    marks: Array | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Spec, Figure]:
+    """Particles (N, 1 or 2) coloured by a value (N,) between two limits; grey where it is NaN. Marks are numbered."""
+    points, value = _plane(coordinates), as_array(values).astype(np.float64)
+    figure = new_figure(6.4, 4.8)
+    axes = figure.add_subplot()
+    vertical = points[:, 1] if points.shape[1] == 2 else np.random.default_rng(0).uniform(size=len(points))
+    size = float(np.clip(6000 / max(len(points), 1), 0.6, 14))
+    known = np.isfinite(value)
+    axes.scatter(points[~known, 0], vertical[~known], s=size, color=FAINT, alpha=0.65, linewidths=0, rasterized=True)
+    drawn = axes.scatter(
+        points[known, 0],
+        vertical[known],
+        s=size,
+        c=value[known],
+        cmap="RdYlBu",
+        vmin=limits[0],
+        vmax=limits[1],
+        linewidths=0,
+        rasterized=True,
+    )
+    if points.shape[1] == 1:
+        axes.set_yticks([])
+    else:
+        axes.set_ylabel(labels[1])
+    marked = np.zeros((0, 2)) if marks is None else _plane(marks)
+    if marked.shape[1] == 1:
+        marked = np.column_stack([marked, np.full(len(marked), 0.5)])
+    _mark(axes, marked, [str(i) for i in range(len(marked))])
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label(f"{name} (grey: not known)" if not known.all() else name, fontsize=8.5)
+    bar.ax.tick_params(labelsize=7.5)
+    axes.set_xlabel(labels[0])
+    axes.set_title(title)
+    spec = {
+        "kind": "valued",
+        "title": title,
+        "name": name,
+        "labels": list(labels[: points.shape[1]]),
+        "count": len(points),
+        "points": as_list(_thinned(points), 5),
+        "values": as_list(_thinned(value), 4),
+        "marks": as_list(marked, 5),
+    }
+    return spec, figure
+
+
+@styled
+def free_energy(
+    coordinates: Array,
+    title: str,
+    *,
+    labels: Sequence[str] = ("volume PC 1", "volume PC 2"),
+    marks: Array | None = None,
+    mark_names: Sequence[str] | None = None,
+) -> tuple[Spec, Figure]:
+    """-ln p of particles in a plane (N, 2) or on a line (N, 1), its lowest point 0: valleys are where particles gather.
+
+    p is the density of particles, smoothed by Scott's rule (1992). It is an energy in units of kT only if particles were
+    frozen in equilibrium and none was lost on the way.
+    """
+    points = _plane(coordinates)
+    points = points[np.isfinite(points).all(1)]
+    marked = np.zeros((0, points.shape[1])) if marks is None else _plane(marks)
+    names = [str(i) for i in range(len(marked))] if mark_names is None else list(mark_names)
+    figure = new_figure(6.4, 4.8) if points.shape[1] == 2 else new_figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    edges, energy = _energy(points)
+    if points.shape[1] == 2:
+        levels = np.linspace(0, ENERGY_TOP, 13)
+        middles = [0.5 * (one[1:] + one[:-1]) for one in edges]
+        drawn = axes.contourf(*middles, np.minimum(energy, ENERGY_TOP).T, levels=levels, cmap="YlGnBu_r")
+        axes.contour(*middles, energy.T, levels=levels[1:-1:2], colors="white", linewidths=0.5)
+        axes.grid(False)
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.set_label("-ln p", fontsize=8.5)
+        bar.ax.tick_params(labelsize=7.5)
+        axes.set_ylabel(labels[1])
+        _mark(axes, marked, names)
+    else:
+        middle = 0.5 * (edges[0][1:] + edges[0][:-1])
+        axes.plot(middle, np.minimum(energy, ENERGY_TOP), color=COLOURS[0])
+        axes.set_ylabel("-ln p")
+        _mark(axes, np.column_stack([marked, np.interp(marked[:, 0], middle, energy)]), names)
+    axes.set_xlabel(labels[0])
+    axes.set_title(title)
+    spec = {
+        "kind": "free_energy",
+        "title": title,
+        "labels": list(labels[: points.shape[1]]),
+        "count": len(points),
+        "edges": [as_list(one, 5) for one in edges],
+        "energy": as_list(energy, 4),
+        "marks": as_list(marked, 5),
+        "mark_names": names,
+    }
+    return spec, figure
+
+
+def _energy(points: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Bin edges along each axis, and -ln of the smoothed density in each bin; infinite where there is none."""
+    from scipy.ndimage import gaussian_filter
+
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = 0.1 * np.where(high > low, high - low, 1)
+    bins = 64 if points.shape[1] == 2 else 128
+    edges = [np.linspace(a - m, b + m, bins + 1) for a, b, m in zip(low, high, margin, strict=True)]
+    counts, _ = np.histogramdd(points, bins=edges)
+    width = len(points) ** (-1 / (points.shape[1] + 4)) * points.std(axis=0)
+    steps = [max(w / (edge[1] - edge[0]), 0.5) for w, edge in zip(width, edges, strict=True)]
+    density = gaussian_filter(counts, steps)
+    with np.errstate(divide="ignore"):
+        energy = -np.log(density / density.max())
+    energy[density < 1e-6 * density.max()] = np.inf
+    return edges, energy
 
 
 @styled

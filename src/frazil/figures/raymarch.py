@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,7 @@ def render_surface(
     size: int = 420,
     colour: str | Sequence[float] = "#6fa8dc",
     frame: Frame | None = None,
+    paint: Callable[[Float[Tensor, "points 3"]], Float[np.ndarray, "points 3"]] | None = None,
 ) -> Float[np.ndarray, "size size 4"]:
     """Picture of the surface `volume = level`, seen from the +z side of the view frame x_view = R x_object.
 
@@ -100,6 +101,8 @@ def render_surface(
         size: pixels along each side of the picture.
         colour: surface colour, as a matplotlib colour.
         frame: the part of the view to show; None fits the surface.
+        paint: gives the colour (red, green, blue in 0-1) at points of the surface, in fractions of the box (x, y, z)
+            from its centre, in place of the one colour.
 
     Returns:
         Red, green, blue and opacity in 0-1; row 0 is the top of the picture. Rays that meet nothing are transparent.
@@ -112,7 +115,24 @@ def render_surface(
     space = _empty_space(values, level)
     fine = torch.from_numpy(_fine(values))
     depth, hit, normal = _first_hit(fine, space, level, torch.from_numpy(turn).float(), shown, size)
-    return _shade(depth, hit, normal, np.asarray(to_rgb(colour)), shown.width / size)  # type: ignore[arg-type]
+    tint = np.asarray(to_rgb(colour))  # type: ignore[arg-type]
+    if paint is not None:
+        tint = np.broadcast_to(tint, (size, size, 3)).copy()
+        tint[hit] = paint(_surface_points(depth, hit, torch.from_numpy(turn).float(), shown, size))
+    return _shade(depth, hit, normal, tint, shown.width / size)
+
+
+def _surface_points(depth: np.ndarray, hit: np.ndarray, turn: Tensor, frame: Frame, size: int) -> Tensor:
+    """Where the rays met the surface, in fractions of the box from its centre."""
+    across = ((torch.arange(size) + 0.5) / size - 0.5) * frame.width
+    y, x = torch.meshgrid(frame.y - across, frame.x + across, indexing="ij")
+    met = torch.from_numpy(hit)
+    return torch.stack([x[met], y[met], torch.from_numpy(depth).float()[met]], -1) @ turn
+
+
+def values_at(volume: Array, points: Float[Tensor, "points 3"]) -> Float[np.ndarray, " points"]:
+    """Trilinear values of a map at points of its surface, as a `paint` is given them."""
+    return _sample(torch.from_numpy(as_array(volume).astype(np.float32)), points).numpy()
 
 
 def _fine(values: np.ndarray) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
 from frazil.figures.maps import SURFACE, central_section, grey_range, scale_bar, view_rotations
-from frazil.figures.raymarch import contour_level, fitting_frame, render_surface
+from frazil.figures.raymarch import contour_level, fitting_frame, render_surface, values_at
 from frazil.figures.style import INK, Array, Spec, as_array, as_list, as_picture, new_figure, picture_panel, styled
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # pixels along each side of a tile: smaller pictures are enlarged by splines, so that pixels do not show
 TILE = 192
+RESOLUTIONS = "viridis_r"  # fine is yellow, coarse is blue
 GAP = 0.05  # between tiles, as a fraction of a tile
 HEADROOM = 0.16  # above a tile with a label
 
@@ -55,7 +56,7 @@ def section_strip(
     for grey, more in zip(cut.reshape(-1, *cut.shape[2:]), change.reshape(-1, *cut.shape[2:]), strict=True):
         tile = np.repeat(np.clip((_enlarged(grey) - low) / (high - low), 0, 1)[..., None], 3, axis=-1)
         tiles.append(_tinted(tile, _enlarged(more) / strongest)[::-1] if strongest > 0 else tile[::-1])
-    figure, panel = _contact_sheet(tiles, len(volumes), [*labels] + [""] * (len(tiles) - len(labels)), 1.35, title)
+    figure, panel = contact_sheet(tiles, len(volumes), [*labels] + [""] * (len(tiles) - len(labels)), 1.35, title)
     for row, axis in enumerate(axes):
         panel.text(-0.05, -_top(row, headroom_rows=1) - 0.5, f"along {axis}", rotation=90, va="center", ha="right")
     scale_bar(panel, 1.0, cut.shape[-1] * pixel_size, bottom=-_top(0, headroom_rows=1) - 1)
@@ -105,13 +106,81 @@ def surface_strip(
         render_surface(volume, chosen, turn, size=size, colour=colour, frame=frame)
         for volume, colour in zip(volumes, drawn, strict=True)
     ]
-    figure, _ = _contact_sheet(tiles, min(columns, len(tiles)), labels, 1.75, title)
+    figure, _ = contact_sheet(tiles, min(columns, len(tiles)), labels, 1.75, title)
     spec = {
         "kind": "surface_strip",
         "title": title,
         "level": chosen,
         "labels": list(labels),
         "view": as_list(turn),
+    }
+    return spec, figure
+
+
+@styled
+def local_resolution_strip(
+    volumes: Sequence[Array],
+    resolutions: Sequence[Array],
+    labels: Sequence[str],
+    title: str,
+    *,
+    level: float,
+    view: str | Array = "z",
+    size: int = 260,
+    columns: int = 5,
+) -> tuple[Spec, Figure]:
+    """Surfaces of several maps, coloured by the resolution (Å) around each point of them.
+
+    Args:
+        volumes: maps of one box size. resolutions: Å at every voxel of each; 0 where it is not known.
+        labels: one label per volume. title: heading of the figure. level: contour level of all maps.
+        view: axis to look down, or a (3, 3) rotation object to view.
+        size: pixels along each side of a picture. columns: pictures in a row before the next row begins.
+
+    Raises:
+        ValueError: no volumes, or not as many labels and resolutions as volumes.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    _check(volumes, labels)
+    _check(volumes, [str(i) for i in range(len(resolutions))])
+    (turn,) = view_rotations([view] if isinstance(view, str) else {"view": view}).values()
+    known = np.concatenate([as_array(one)[as_array(one) > 0] for one in resolutions])
+    low, high = np.percentile(known, (2, 98)) if len(known) else (0.0, 1.0)
+    scale, palette = Normalize(low, max(high, low + 1e-3), clip=True), colormaps[RESOLUTIONS]
+    frame = fitting_frame(volumes, level, turn)
+    tiles = []
+    for volume, resolution in zip(volumes, resolutions, strict=True):
+        # outside the mask there is no value: the nearest one is taken, not a mean with 0
+        values = as_array(resolution)
+        near: Any = ndimage.distance_transform_edt(values <= 0, return_distances=False, return_indices=True)
+        filled = values[tuple(near)] if (values > 0).any() else values
+        tiles.append(
+            render_surface(
+                volume,
+                level,
+                turn,
+                size=size,
+                frame=frame,
+                paint=lambda points, filled=filled: palette(scale(values_at(filled, points)))[:, :3],
+            )
+        )
+    figure, panel = contact_sheet(tiles, min(columns, len(tiles)), labels, 1.75, title)
+    bar = figure.colorbar(ScalarMappable(scale, palette), ax=panel, shrink=0.8, pad=0.01, aspect=25)
+    bar.set_label("local resolution (Å)", fontsize=8.5)
+    bar.ax.tick_params(labelsize=7.5)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    medians = [float(np.median(v[v > 0])) if (v > 0).any() else None for v in map(as_array, resolutions)]
+    spec = {
+        "kind": "local_resolution_strip",
+        "title": title,
+        "level": float(level),
+        "labels": list(labels),
+        "view": as_list(turn),
+        "range": [float(low), float(high)],
+        "medians": medians,
     }
     return spec, figure
 
@@ -131,7 +200,7 @@ def montage(images: Array, title: str = "Particles", *, columns: int = 8) -> tup
         low, high = np.percentile(picture, (2, 98))
         grey = np.clip((_enlarged(picture) - low) / ((high - low) or 1.0), 0, 1)
         tiles.append(np.repeat(grey[..., None], 3, axis=-1)[::-1])
-    figure, _ = _contact_sheet(tiles, min(columns, len(tiles)), [""] * len(tiles), 1.1, title)
+    figure, _ = contact_sheet(tiles, min(columns, len(tiles)), [""] * len(tiles), 1.1, title)
     return {"kind": "montage", "title": title, "panels": [as_picture(p) for p in pictures]}, figure
 
 
@@ -158,7 +227,7 @@ def _top(row: int, headroom_rows: int) -> float:
     return row * (1 + GAP) + min(row + 1, headroom_rows) * HEADROOM
 
 
-def _contact_sheet(
+def contact_sheet(
     tiles: Sequence[np.ndarray], columns: int, labels: Sequence[str], inches: float, title: str
 ) -> tuple[Figure, Axes]:
     """All tiles in one axes (one per tile would take seconds to lay out); tile 0 spans x 0 to 1 and y below 0."""
