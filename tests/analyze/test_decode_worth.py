@@ -17,12 +17,12 @@ from frazil.physics.field import FieldEnsemble, FieldNetwork
 from frazil.physics.grid import Grid
 
 
-def _decode(job: Path, out: Path, *flags: str) -> int:
+def decode(job: Path, out: Path, *flags: str) -> int:
     return main(["decode", str(job), "--out", str(out), "--device", "cpu", *flags])
 
 
 def test_a_point_is_decoded_from_both_halves_with_its_resolution(halved_job: Path, tmp_path: Path, capsys) -> None:
-    assert _decode(halved_job, tmp_path / "d", "--particles", "3,7") == 0
+    assert decode(halved_job, tmp_path / "d", "--particles", "3,7") == 0
     outputs = tmp_path / "d" / "outputs"
     names = {path.name for path in (outputs / "volumes").iterdir()}
     ends = ("", "_half_a", "_half_b", "_local_resolution")
@@ -36,7 +36,7 @@ def test_a_point_is_decoded_from_both_halves_with_its_resolution(halved_job: Pat
 
 def test_maps_from_images_show_what_the_model_shows(imaged_job: Path, straight, tmp_path: Path, capsys) -> None:
     np.save(tmp_path / "z.npy", np.array([[-0.7], [0.7]]))
-    assert _decode(imaged_job, tmp_path / "d", "--latent", str(tmp_path / "z.npy"), "--from-images") == 0
+    assert decode(imaged_job, tmp_path / "d", "--latent", str(tmp_path / "z.npy"), "--from-images") == 0
     volumes = tmp_path / "d" / "outputs" / "volumes"
     first, second = (read_volume(volumes / f"volume_00{i}_from_images.mrc")[0] for i in range(2))
     match = torch.nn.functional.cosine_similarity((second - first).flatten(), straight.basis[0].flatten(), dim=0)
@@ -48,7 +48,7 @@ def test_maps_from_images_show_what_the_model_shows(imaged_job: Path, straight, 
 
 
 def test_the_scripts_hold_a_morph_and_find_their_maps(ensemble_job: Path, tmp_path: Path) -> None:
-    assert _decode(ensemble_job, tmp_path / "d", "--particles", "0-2") == 0
+    assert decode(ensemble_job, tmp_path / "d", "--particles", "0-2") == 0
     script = (tmp_path / "d" / "open.cxc").read_text()
     assert "# morph through the maps" in script and "volume morph #1000 frames 20" in script
     scene = json.loads((tmp_path / "d" / "open.mvsj").read_text())
@@ -77,7 +77,7 @@ def foreign_run(tmp_path: Path) -> tuple[Path, FieldEnsemble]:
 
 def test_a_cryodrgn_run_is_decoded_as_a_job_is(foreign_run: tuple[Path, FieldEnsemble], tmp_path: Path) -> None:
     folder, ensemble = foreign_run
-    assert _decode(folder, tmp_path / "d", "--particles", "5", "--pixel-size", "2") == 0
+    assert decode(folder, tmp_path / "d", "--particles", "5", "--pixel-size", "2") == 0
     found, grid = read_volume(tmp_path / "d" / "outputs" / "volumes" / "volume_000.mrc")
     point = torch.from_numpy(np.load(tmp_path / "d" / "outputs" / "latent.npy")[0])
     expected = 2 * ensemble.density(point).voxels(ensemble.grid)  # images were divided by their norm
@@ -103,5 +103,5 @@ def test_images_of_a_job_without_latents_are_refused(imaged_job: Path, tmp_path:
     np.save(tmp_path / "z.npy", np.zeros((1, 1)))
     for name in ("latent.npy", "latent_covariance.npy"):
         (imaged_job / "outputs" / name).unlink()
-    assert _decode(imaged_job, tmp_path / "d", "--latent", str(tmp_path / "z.npy"), "--from-images") == 2
+    assert decode(imaged_job, tmp_path / "d", "--latent", str(tmp_path / "z.npy"), "--from-images") == 2
     assert "this job holds no latent.npy: its images have no place" in capsys.readouterr().err
