@@ -4,6 +4,10 @@ frazil simulates a molecule without symmetry, reconstructs it, and exports. RELI
 file and projects frazil's map with its poses; cryodrgn parses the STAR file and backprojects with frazil's pickles. A
 wrong sign, axis or hand anywhere drops a correlation from nearly 1 to far below it; the mirrored map is compared too.
 
+The other way round, cryodrgn trains a small network on the same images and frazil opens its run: decoded maps must be those
+of cryodrgn's eval_vol. Paths through one table of latents must be those of its pc_traversal, graph_traversal and
+direct_traversal.
+
     .venv/bin/python benchmarks/interoperability.py
 """
 
@@ -163,6 +167,98 @@ def cryodrgn_reads(star: Path, outputs: Path, folder: Path) -> list[Check]:
     return checks
 
 
+def latent_table(folder: Path) -> tuple[np.ndarray, Path]:
+    """A cloud of 3,600 latents in three dimensions, densely on a curved sheet so that its graph is in one piece."""
+    from frazil.data.cryodrgn import write_latent
+
+    generator = np.random.default_rng(0)
+    u, v = (axis.ravel() for axis in np.meshgrid(np.linspace(-3, 3, 80), np.linspace(-1.5, 1.5, 45), indexing="ij"))
+    u, v = (axis + generator.normal(size=len(axis)) * 0.008 for axis in (u, v))
+    latent = np.stack([u, v, 0.3 * u * u], axis=1).astype(np.float32)
+    write_latent(folder / "z.pkl", latent)
+    return latent, folder / "z.pkl"
+
+
+def cryodrgn_walks(folder: Path) -> list[Check]:
+    """cryodrgn's paths through a latent table against frazil's."""
+    from frazil.analyze.components import principal_components
+    from frazil.analyze.trajectories import direct_path, graph_path
+
+    latent, path = latent_table(folder)
+    anchors = [int(np.abs(latent[:, :2] - point).sum(axis=1).argmin()) for point in ((-2, -1), (0, 1), (2, -1))]
+    words = [str(anchor) for anchor in anchors]
+    lines = {name: folder / "paths" / f"{name}.txt" for name in ("graph", "rows", "direct")}
+    graph = ["graph_traversal", path, "--anchors", *words, "-o", lines["graph"], "--outind", lines["rows"]]
+    measure.run([CRYODRGN, *graph], folder, folder / "graph_traversal.log")
+    direct = ["direct_traversal", path, "--anchors", *words, "-o", lines["direct"]]
+    measure.run([CRYODRGN, *direct], folder, folder / "direct_traversal.log")
+    measure.run([CRYODRGN, "pc_traversal", path, "-o", folder / "components"], folder, folder / "pc_traversal.log")
+    ours = graph_path(latent, anchors)
+    theirs = np.loadtxt(lines["rows"]).astype(int)
+    same = float(len(ours) == len(theirs) and bool((ours == theirs).all()))
+    straight = float(np.abs(np.loadtxt(lines["direct"]) - direct_path(latent[anchors], 6)).max())
+    components = principal_components(latent)
+    worst = 0.0
+    for k in range(3):
+        found, known = components.along(k, 10), np.loadtxt(folder / "components" / f"pc{k + 1}.txt")
+        # the sign of a component is nobody's choice: the path may be walked from its other end
+        worst = max(worst, min(float(np.abs(found - known).max()), float(np.abs(found[::-1] - known).max())))
+    return [
+        Check(f"graph_traversal: the same {len(ours)} particles (1: yes)", same, 1.0),
+        Check("direct_traversal: largest difference of a point", straight, None, 1e-5),
+        Check("pc_traversal: largest difference of a point", worst, None, 1e-4),
+    ]
+
+
+def cryodrgn_run_opens(star: Path, folder: Path) -> list[Check]:
+    """Maps that frazil decodes from a run of cryodrgn against those of eval_vol, in both domains."""
+    import torch
+
+    from frazil.data.cryodrgn import write_indices
+    from frazil.data.cryodrgn_run import open_cryodrgn_run
+    from frazil.data.mrc import read_volume
+    from frazil.numerics.shells import shell_correlation
+
+    points = np.array([[0.3, -0.8], [-1.0, 0.5], [0.0, 0.0]])
+    np.savetxt(folder / "points.txt", points)
+    write_indices(folder / "fifty.pkl", np.arange(50))
+    pose, ctf = (next((folder / "cryodrgn").rglob(f"{kind}.pkl")) for kind in ("pose", "ctf"))
+    words = [
+        star.name,
+        "--datadir",
+        star.parent,
+        "--poses",
+        pose,
+        "--ctf",
+        ctf,
+        "--zdim",
+        "2",
+        "-n",
+        "1",
+        "--no-analysis",
+    ]
+    words += ["--enc-dim", "32", "--enc-layers", "2", "--dec-dim", "48", "--dec-layers", "3", "--num-workers", "0"]
+    words += ["--ind", folder / "fifty.pkl"]
+    checks = []
+    for domain in ("fourier", "hartley"):
+        run, maps = folder / f"run_{domain}", folder / f"maps_{domain}"
+        train = ["train_vae", *words, "--domain", domain, "-o", run]
+        measure.run([CRYODRGN, *train], star.parent, folder / f"train_{domain}.log")
+        weights = next(iter(sorted(run.glob("weights.*.pkl"))))
+        decode = ["eval_vol", weights, "-c", run / "config.yaml", "--zfile", folder / "points.txt", "-o", maps]
+        measure.run([CRYODRGN, *decode, "--Apix", str(PIXEL_SIZE)], star.parent, folder / f"eval_{domain}.log")
+        ensemble = open_cryodrgn_run(run).ensemble()
+        least, scale = 1.0, []
+        for point, path in zip(points, sorted(maps.glob("*.mrc")), strict=True):
+            ours = ensemble.density(torch.from_numpy(point).float()).voxels(ensemble.grid)
+            theirs = read_volume(path)[0]
+            least = min(least, float(shell_correlation(ours, theirs)[1 : BOX // 2 - 1].min()))
+            scale.append(float((ours * theirs).sum() / (ours * ours).sum()))
+        checks.append(Check(f"our maps of a {domain} run against eval_vol, least FSC of a shell", least, 0.99))
+        checks.append(Check(f"the same, scale (ours times this), least of {len(scale)}", min(scale), 0.99))
+    return checks
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     measure.require_peers()
@@ -174,6 +270,8 @@ def main() -> None:
             *relion_reconstructs(star, outputs, folder),
             *relion_projects(star, outputs, folder),
             *cryodrgn_reads(star, outputs, folder),
+            *cryodrgn_walks(folder),
+            *cryodrgn_run_opens(star, folder),
         ]
     text = measure.markdown_table(["check", "figure", "must be", "holds"], [check.row() for check in checks])
     text += f"\n\n{COUNT:,} images of {BOX}² of a molecule without symmetry, SNR 1. "

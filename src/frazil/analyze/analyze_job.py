@@ -134,7 +134,9 @@ def _decode_states(
     images, agreements = None, None
     if config.agreement:
         points = states.centres.astype(np.float64)
-        images = validation.maps_from_images(reconstruction, ensemble, points, grid, stems, job, config.seed)
+        images = validation.maps_from_images(
+            reconstruction, ensemble, points, grid, stems, job, config.seed, alike=True
+        )
         agreements = validation.agreement_of(paths, images, grid)
     return ShownStates(paths, volumes, look, pairs, images, agreements)
 

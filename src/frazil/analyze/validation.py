@@ -21,8 +21,12 @@ from frazil.numerics.shells import first_shell_below, shell_correlation
 if TYPE_CHECKING:
     from frazil.analyze.reconstruction import Reconstruction
     from frazil.engine.job import Job
+    from frazil.inference.half_map import HalfMap
     from frazil.physics.ensemble import Ensemble
     from frazil.physics.grid import Grid
+
+# points that are asked for the width of their kernel, where all are to have the same
+ASKED = 3
 
 
 @dataclass(frozen=True)
@@ -99,17 +103,23 @@ def maps_from_images(
     stems: Sequence[Path],
     job: Job,
     seed: int,
+    alike: bool = False,
 ) -> ImageMaps:
     """Kernel regression at every point, from the images of the job's particles, with half-maps from its half-sets.
 
     Particles may be dark or bright in the images: the maps are given the contrast of the ensemble's.
+
+    Args:
+        alike: all kernels reach the same number of images, the median of those that some points choose. Maps that are to
+            be compared with one another must not differ by how much they are blurred.
 
     Raises:
         InputError: the job has no latents, its images are not there, or lack poses or half-sets.
     """
     from frazil.data.stack import read_particles
 
-    if reconstruction.latent is None:
+    latent = reconstruction.latent
+    if latent is None:
         raise InputError("this job holds no latent.npy: its images have no place", where=reconstruction.folder)
     if reconstruction.run is not None:
         particles = reconstruction.run.particles()
@@ -119,11 +129,19 @@ def maps_from_images(
     images_only.check_particles(particles)
     job.announce_memory(images_only.memory(grid), "the sums of backprojection at two widths")
     noise = images_only.stack_noise(particles, grid)
+
+    def halves_at(point: np.ndarray, images: int | None) -> tuple[HalfMap, HalfMap, int]:
+        squared = images_only.posterior_distance(latent, reconstruction.covariance, point)
+        return images_only.map_from_images(particles, squared, grid, reconstruction.symmetry, images, noise)
+
+    reach = None
+    if alike:
+        some = np.unique(np.linspace(0, len(points) - 1, min(ASKED, len(points))).round().astype(int))
+        reach = int(np.median([halves_at(points[k], None)[2] for k in some]))
     halves, pairs, counts, files = [], [], [], []
     with job.progress(len(points), "maps from images alone", unit="states") as progress:
         for point, stem in zip(points, stems, strict=True):
-            squared = images_only.posterior_distance(reconstruction.latent, reconstruction.covariance, point)
-            a, b, count = images_only.map_from_images(particles, squared, grid, reconstruction.symmetry, None, noise)
+            a, b, count = halves_at(point, reach)
             both = (a + b).volume()
             decoded = torch.from_numpy(next(decode(ensemble, point[None], grid)))
             contrast = -1.0 if float((both * decoded).sum()) < 0 else 1.0

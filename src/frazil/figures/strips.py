@@ -149,7 +149,8 @@ def local_resolution_strip(
     (turn,) = view_rotations([view] if isinstance(view, str) else {"view": view}).values()
     known = np.concatenate([as_array(one)[as_array(one) > 0] for one in resolutions])
     low, high = np.percentile(known, (2, 98)) if len(known) else (0.0, 1.0)
-    scale, palette = Normalize(low, max(high, low + 1e-3), clip=True), colormaps[RESOLUTIONS]
+    # a narrower scale would paint chance
+    scale, palette = Normalize(low, max(high, 1.2 * low), clip=True), colormaps[RESOLUTIONS]
     frame = fitting_frame(volumes, level, turn)
     tiles = []
     for volume, resolution in zip(volumes, resolutions, strict=True):
@@ -179,7 +180,7 @@ def local_resolution_strip(
         "level": float(level),
         "labels": list(labels),
         "view": as_list(turn),
-        "range": [float(low), float(high)],
+        "range": [float(scale.vmin or 0), float(scale.vmax or 0)],
         "medians": medians,
     }
     return spec, figure
