@@ -8,7 +8,8 @@ Images are noisy, so the correlation of the two differences is measured against 
 
 where r is the correlation between the differences of the two half-maps (Rosenthal and Henderson 2003). 1 means that the
 model shows the motion that the images show. A low agreement where the images could tell is imagined density: the state is
-flagged. Where they could not tell (expected below `TELLING`) nothing is said.
+flagged. Nothing is said where they could not tell (expected below `TELLING`), and of a state in the middle, whose model
+hardly differs from what all have in common (`MOVING`): there is no motion to be imagined.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from frazil.numerics.shells import low_pass
 
 # images tell nothing below this expected correlation; an agreement below the second is a flag
 TELLING, FLAGGED = 0.4, 0.5
+# a state whose motion is smaller than this share of the states' root mean square has none of its own
+MOVING = 0.5
 
 
 @final
@@ -34,29 +37,35 @@ class Agreement:
 
     Attributes:
         correlation: of the model's motion and the images'. expected: the best one that the images allow.
+        motion: size of the model's motion, relative to the root mean square over the states.
         image_count: images that the map was made of.
     """
 
     correlation: float
     expected: float
+    motion: float
     image_count: int
 
     @property
     def score(self) -> float:
-        """Correlation over what was expected, at most 1; NaN where the images cannot tell."""
-        return min(self.correlation / self.expected, 1.0) if self.expected >= TELLING else float("nan")
+        """Correlation over what was expected, at most 1; NaN where the images cannot tell or nothing moves."""
+        if self.expected < TELLING or self.motion < MOVING:
+            return float("nan")
+        return min(self.correlation / self.expected, 1.0)
 
     @property
     def verdict(self) -> str:
         """In words."""
         if self.expected < TELLING:
             return "too noisy to tell"
+        if self.motion < MOVING:
+            return "hardly any"
         return "not seen in the images" if self.score < FLAGGED else "seen in the images"
 
     @property
     def flagged(self) -> bool:
         """Whether the model shows a motion that the images do not."""
-        return self.expected >= TELLING and self.score < FLAGGED
+        return self.score < FLAGGED
 
 
 def compare_with_images(
@@ -76,12 +85,14 @@ def compare_with_images(
     a, b = ([low_pass(pair[i], shell) for pair in halves] for i in (0, 1))
     # the median, so that one state's imagined density does not become the others' lack of it
     common_model, common_a, common_b = (torch.stack(volumes).quantile(0.5, dim=0) for volumes in (shown, a, b))
+    sizes = torch.stack([((volume - common_model) ** 2 * mask).sum() for volume in shown]).sqrt()
+    relative = (sizes / sizes.square().mean().sqrt().clamp(min=1e-12)).tolist()
     found = []
-    for volume, half_a, half_b, count in zip(shown, a, b, image_counts, strict=True):
+    for size, volume, half_a, half_b, count in zip(relative, shown, a, b, image_counts, strict=True):
         motion, motion_a, motion_b = volume - common_model, half_a - common_a, half_b - common_b
         between = max(masked_correlation(motion_a, motion_b, mask), 0.0)
         expected = float(np.sqrt(2 * between / (1 + between)))
-        found.append(Agreement(masked_correlation(motion, motion_a + motion_b, mask), expected, count))
+        found.append(Agreement(masked_correlation(motion, motion_a + motion_b, mask), expected, size, count))
     return found
 
 
