@@ -80,3 +80,44 @@ def test_figures_ignore_the_readers_matplotlib_settings() -> None:
         _, figure = latent.explained_variance(np.array([1.0]))
         assert matplotlib.rcParams["font.size"] == 30
     assert figure.get_facecolor()[:3] == (1.0, 1.0, 1.0)
+
+
+def test_energy_is_the_negative_logarithm_of_the_density_with_its_minimum_at_zero() -> None:
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(40_000, 1)) * 2.0
+    spec, figure = latent.free_energy(points, "landscape")
+    energy = np.array(spec["energy"], dtype=float)
+    edges = np.array(spec["edges"][0])
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    near = np.abs(middle) < 4
+    # of a normal distribution, -ln p = x^2 / (2 sigma^2)
+    np.testing.assert_allclose(energy[near], middle[near] ** 2 / 8, atol=0.15)
+    assert np.nanmin(energy) == 0
+    figure.canvas.draw()
+
+
+def test_two_valleys_lie_where_two_groups_of_particles_are() -> None:
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(3000, 2))
+    points[:1000] += [8, 3]
+    spec, figure = latent.free_energy(points, "landscape", marks=np.array([[0, 0], [8, 3]]), mark_names=["a", "b"])
+    energy = np.array([[np.inf if value is None else value for value in row] for row in spec["energy"]])
+    x, y = (0.5 * (np.array(e)[1:] + np.array(e)[:-1]) for e in spec["edges"])
+
+    def at(place: tuple[float, float]) -> float:
+        return float(energy[np.abs(x - place[0]).argmin(), np.abs(y - place[1]).argmin()])
+
+    assert at((0, 0)) < 0.3 and at((8, 3)) == pytest.approx(np.log(2), abs=0.4) and at((4, 1.5)) > 3
+    json.dumps(spec, allow_nan=False)
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_values_that_are_not_known_are_said_to_be_grey(columns: int) -> None:
+    points = np.random.default_rng(0).normal(size=(50, columns))
+    values = np.linspace(0, 1, 50)
+    values[3] = np.nan
+    spec, figure = latent.valued(points, values, "agreement", name="agreement", marks=points[:2])
+    assert spec["values"][3] is None and spec["values"][49] == 1 and len(spec["points"]) == 50
+    assert figure.axes[-1].get_ylabel() == "agreement (grey: not known)"
+    figure.canvas.draw()

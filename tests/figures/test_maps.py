@@ -147,3 +147,32 @@ def test_leaping_over_empty_space_misses_nothing(size: int) -> None:
     steps = raymarch._first_hit(volume, torch.zeros_like(space), level, turn, raymarch.Frame(), 60)
     np.testing.assert_array_less(np.abs(leaps[0] - steps[0])[leaps[1] & steps[1]], 2.0 / size)
     assert (leaps[1] != steps[1]).mean() < 0.01  # rays that graze a blob between two samples
+
+
+def test_a_painted_surface_has_the_colour_of_the_values_where_it_is_met(ball: np.ndarray) -> None:
+    def paint(points: torch.Tensor) -> np.ndarray:
+        right = (points[:, 0] > 0).numpy()
+        return np.where(right[:, None], [1.0, 0, 0], [0, 0, 1.0])
+
+    picture = raymarch.render_surface(ball, 0.5, size=64, paint=paint)
+    left, right = picture[24:40, 20:30], picture[24:40, 34:44]
+    assert (right[..., 0] > right[..., 2] + 0.1).all() and (left[..., 2] > left[..., 0] + 0.1).all()
+
+
+def test_values_on_a_surface_are_those_of_the_map_at_that_place() -> None:
+    x = np.arange(16) - 8
+    slope = np.broadcast_to(x / 16, (16, 16, 16)).astype(np.float32)  # along x
+    points = torch.tensor([[0.25, 0.1, 0.0], [-0.2, 0.0, 0.3]])
+    np.testing.assert_allclose(raymarch.values_at(slope, points), [0.25, -0.2], atol=1e-6)
+
+
+def test_local_resolution_is_drawn_with_its_range(ball: np.ndarray) -> None:
+    resolution = np.where(ball > 0.3, np.linspace(4, 8, ball.shape[2]), 0)
+    spec, figure = strips.local_resolution_strip([ball], [resolution], ["0"], "local", level=0.5, size=64)
+    low, high = spec["range"]
+    assert 4 <= low < high <= 8 and spec["medians"][0] == pytest.approx(6, abs=0.5)
+    assert any(axes.get_ylabel() == "local resolution (Å)" for axes in figure.axes)
+    empty, _ = strips.local_resolution_strip([ball], [0 * resolution], ["0"], "local", level=0.5, size=64)
+    assert empty["medians"] == [None]
+    with pytest.raises(ValueError, match="2 volumes and 1 labels"):
+        strips.local_resolution_strip([ball, ball], [resolution], ["0", "1"], "local", level=0.5)
