@@ -86,3 +86,11 @@ def test_an_ensemble_on_disk_decodes_the_same(ensemble, tmp_path):
     latent = torch.full((ensemble.latent_dim,), 0.4)
     assert torch.equal(again.density(latent).voxels(again.grid), ensemble.density(latent).voxels(ensemble.grid))
     assert again.latent_dim == ensemble.latent_dim
+
+
+@pytest.mark.parametrize("ensemble", [BasisEnsemble(volumes(16), Grid(16, 3.0)), curved()], ids=["linear", "curved"])
+def test_other_units_of_the_latent_decode_the_same(ensemble):
+    unit = torch.linspace(2, 5, ensemble.latent_dim)
+    latent = torch.full((ensemble.latent_dim,), 0.4)
+    before = ensemble.density(latent).voxels(ensemble.grid)
+    torch.testing.assert_close(ensemble.in_units(unit).density(latent * unit).voxels(ensemble.grid), before)

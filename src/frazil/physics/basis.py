@@ -137,6 +137,15 @@ class BasisEnsemble(Ensemble):
         box = self.volumes.shape[-1]
         return self.images if box == self.images.box_size else Grid(box, self.images.extent / box)
 
+    def in_units(self, unit: Float[Tensor, " latent"]) -> BasisEnsemble:
+        """The same conformations at latents that are ``unit`` times as large."""
+        if self.landmarks is None:
+            directions = self.volumes[1:] / unit.to(self.volumes)[:, None, None, None]
+            return BasisEnsemble(torch.cat((self.volumes[:1], directions)), self.images)
+        found = self.landmarks
+        landmarks = Landmarks(found.positions * unit, found.coefficients, found.width * unit)
+        return BasisEnsemble(self.volumes, self.images, landmarks)
+
     def project_volume(self, volume: Float[Tensor, "n n n"]) -> Float[Tensor, " latent"]:
         """The latent whose map is nearest to a volume, by least squares over all voxels.
 

@@ -121,10 +121,16 @@ class BasisState:
 @final
 @dataclass(frozen=True)
 class Latents:
-    """Posterior mean and covariance of the latent of every image; with a mixture the probability of each component too."""
+    """Posterior latents of images.
+
+    Attributes:
+        mean, covariance: of the latent of every image, which has unit variance over all images. unit: standard errors of
+            one image in a unit of each latent. component: probability of each component of a mixture; None without one.
+    """
 
     mean: Float[Tensor, "images latent"]
     covariance: Float[Tensor, "images latent latent"]
+    unit: Float[Tensor, " latent"]
     component: Float[Tensor, "images components"] | None = None
 
 
@@ -244,10 +250,11 @@ class BasisLearner:
         )
         if state.manifold is not None:
             assert share is not None
-            return Latents(*state.manifold.latents(share))
+            return Latents(*state.manifold.latents(share), state.manifold.metric)
         assert found[0].covariance is not None and found[1].covariance is not None
         mean = torch.cat((found[0].first, found[1].first))[:, 1:]
-        return Latents(mean, torch.cat((found[0].covariance, found[1].covariance)), share)
+        unit = ((found[0].information + found[1].information) / 2).diagonal()[1:].sqrt()
+        return Latents(mean, torch.cat((found[0].covariance, found[1].covariance)), unit, share)
 
     # -------------------------------------------------------------------------------------------------------- steps
 

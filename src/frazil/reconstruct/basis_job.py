@@ -146,15 +146,19 @@ def write_results(learner: BasisLearner, state: BasisState, particles: Particles
     together = learner.together(state)
     found = learner.latents(state, together)
     order = torch.argsort(learner.images.order)
-    latent, spread = found.mean[order], found.covariance[order]
+    # written in standard errors of one image: distances say what images can tell, whatever is done with them later
+    latent = found.mean[order] * found.unit
+    spread = found.covariance[order] * found.unit[:, None] * found.unit
+    write_npy(job.outputs / "latent.npy", latent.numpy())
+    write_npy(job.outputs / "latent_covariance.npy", spread.numpy())
     if found.component is not None:
         probability = found.component[order]
         write_npy(job.outputs / "component_probability.npy", probability.numpy())
         write_npy(job.outputs / "component.npy", probability.argmax(1).numpy())
-    write_npy(job.outputs / "latent.npy", latent.numpy())
-    write_npy(job.outputs / "latent_covariance.npy", spread.numpy())
-    landmarks = None if state.manifold is None else state.manifold.interpolation
     for folder, volumes in (("", together), ("half_a", state.halves.a), ("half_b", state.halves.b)):
-        save_ensemble(job.outputs / folder, BasisEnsemble(resize_to(volumes, box), particles.grid, landmarks))
+        ensemble = BasisEnsemble(
+            resize_to(volumes, box), particles.grid, None if state.manifold is None else state.manifold.interpolation
+        )
+        save_ensemble(job.outputs / folder, ensemble.in_units(found.unit))
     told = latent.var(0) / (latent.var(0) + spread.diagonal(dim1=1, dim2=2).mean(0))
     return f"{latent.shape[1]} latent coordinates, {float(told.max()):.0%} of the first one's variance is certain"
