@@ -1,9 +1,11 @@
 """What a command costs: CPU time and peak memory of its whole process tree, and the part that is not start-up.
 
-A benchmark times a command twice, on all images and on a handful, and divides the images by the difference: Python's
-imports, just-in-time compilation, the final Fourier transforms and everything else that does not grow with the number
-of images cancel, for frazil and for the programs it is compared with alike. CPU seconds (user + system, as the kernel
-accounts them to a finished child) are nearly insensitive to what else the machine is doing; wall time is not.
+A benchmark times a command on stacks of several sizes, in turns with the programs it is compared with, and fits a straight
+line to cost against the number of images. Its slope is the cost of one image; its height at no image is start-up: imports,
+just-in-time compilation, the final Fourier transforms and everything else that does not grow with the stack. Large stacks
+are made by listing the same images several times, so that start-up and its scatter are small beside what is measured. CPU
+seconds (user + system, as the kernel accounts them to a finished child) do not count the time that other processes take,
+but a processor whose caches are shared is slower: compare programs within a run.
 """
 
 from __future__ import annotations
@@ -88,6 +90,43 @@ def median_cost(action: Callable[[int], Cost], repeats: int) -> Cost:
     )
 
 
+@dataclass(frozen=True)
+class Line:
+    """CPU seconds against images: ``start_up + images * per_image``; the error is the standard error of per_image."""
+
+    start_up: float
+    per_image: float
+    error: float
+
+    @property
+    def rate(self) -> float:
+        """Images per CPU second."""
+        return 1 / self.per_image
+
+    @property
+    def rate_text(self) -> str:
+        """The rate with its standard error, or a lower bound where the slope is within two errors of zero."""
+        if self.per_image < 2 * self.error:
+            return f"> {1 / (self.per_image + 2 * self.error):,.0f}"
+        return f"{self.rate:,.0f} ± {self.rate * self.error / self.per_image:,.0f}"
+
+
+def fit_line(images: Sequence[int], costs: Sequence[Cost]) -> Line:
+    """Least squares through the CPU seconds of runs on stacks of at least two sizes."""
+    count = len(images)
+    mean_images, mean_cpu = statistics.fmean(images), statistics.fmean(cost.cpu for cost in costs)
+    spread = sum((n - mean_images) ** 2 for n in images)
+    slope = sum((n - mean_images) * cost.cpu for n, cost in zip(images, costs, strict=True)) / spread
+    start_up = mean_cpu - slope * mean_images
+    left = sum((cost.cpu - start_up - slope * n) ** 2 for n, cost in zip(images, costs, strict=True))
+    return Line(start_up, slope, (left / max(count - 2, 1) / spread) ** 0.5)
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    """The median of each figure of several runs, and the largest peak memory."""
+    return median_cost(lambda repeat: costs[repeat], len(costs))
+
+
 def require_peers() -> None:
     """Stop with one clear line when the programs to compare with are not installed."""
     missing = [str(path) for path in (CRYODRGN, RELION / "relion_reconstruct") if not path.exists()]
@@ -97,12 +136,24 @@ def require_peers() -> None:
 
 def first_rows(star: Path, count: int, target: Path) -> Path:
     """Write a copy of a STAR file that keeps the first `count` particles; image paths stay as they are."""
+    header, rows = _parts(star)
+    target.write_text("\n".join(header + rows[:count]) + "\n\n")
+    return target
+
+
+def repeated_rows(star: Path, times: int, target: Path) -> Path:
+    """Write a copy of a STAR file that lists all its particles several times over: a stack as large as one likes."""
+    header, rows = _parts(star)
+    target.write_text("\n".join(header + rows * times) + "\n\n")
+    return target
+
+
+def _parts(star: Path) -> tuple[list[str], list[str]]:
+    """The lines of a STAR file up to the first particle, and those of the particles."""
     lines = star.read_text().splitlines()
     start = lines.index("data_particles")
-    header = max(i for i, line in enumerate(lines) if i > start and line.startswith("_")) + 1
-    rows = [line for line in lines[header:] if line.strip()]
-    target.write_text("\n".join(lines[:header] + rows[:count]) + "\n\n")
-    return target
+    end = max(i for i, line in enumerate(lines) if i > start and line.startswith("_")) + 1
+    return lines[:end], [line for line in lines[end:] if line.strip()]
 
 
 def fresh(folder: Path) -> Path:
@@ -156,6 +207,6 @@ def report(name: str, title: str, text: str, record: dict[str, object]) -> None:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Cost):
+    if isinstance(value, Cost | Line):
         return asdict(value)
     raise TypeError(type(value).__name__)

@@ -285,6 +285,17 @@ def test_threads_are_limited(toy: Path, spawn_frazil: Any) -> None:
     assert done.stdout.split() == ["1", "1", "1"]
 
 
+def test_threads_without_work_sleep_unless_the_user_says_otherwise(monkeypatch: Any) -> None:
+    from frazil.engine.machine import use_threads
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    use_threads(None)
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    use_threads(None)
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 def test_a_gpu_that_is_not_there_is_told(toy: Path, run_frazil: Any) -> None:
     import torch
 

@@ -57,3 +57,24 @@ def test_first_rows_keeps_optics_and_the_first_particles(tmp_path):
     lines = measure.first_rows(star, 2, tmp_path / "few.star").read_text().splitlines()
     assert [line for line in lines if "@" in line] == ["1@a.mrcs 10", "2@a.mrcs 20"]
     assert "data_optics" in lines
+
+
+def test_a_list_may_name_every_particle_several_times(tmp_path):
+    star = tmp_path / "particles.star"
+    star.write_text(STAR)
+    lines = measure.repeated_rows(star, 3, tmp_path / "many.star").read_text().splitlines()
+    assert [line for line in lines if "@" in line] == ["1@a.mrcs 10", "2@a.mrcs 20", "3@a.mrcs 30"] * 3
+
+
+def test_the_cost_of_an_image_is_the_slope_of_cost_against_images():
+    images = [50, 50, 1000, 1000, 5000, 5000]
+    noise = [0.1, -0.1] * 3
+    line = measure.fit_line(images, [measure.Cost(2 + 0.001 * n + e, 0, 0) for n, e in zip(images, noise, strict=True)])
+    assert (line.start_up, line.per_image) == pytest.approx((2, 0.001))
+    # sqrt(sum of squared residuals / (6 - 2) / sum of squared distances of images from their mean)
+    assert line.error == pytest.approx((0.06 / 4 / 27_603_333.33) ** 0.5, rel=1e-3)
+
+
+def test_a_slope_lost_in_the_scatter_of_start_up_is_a_bound_and_not_a_rate():
+    assert measure.Line(2.0, 0.001, 0.0001).rate_text == "1,000 ± 100"
+    assert measure.Line(2.0, 0.0001, 0.0002).rate_text == "> 2,000"

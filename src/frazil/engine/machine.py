@@ -13,7 +13,13 @@ GIGABYTE = 1e9
 
 
 def use_threads(count: int | None) -> None:
-    """Limits torch, numba and BLAS to this many CPU threads. `None` leaves their own choice: all cores."""
+    """Limits torch, numba and BLAS to this many CPU threads. `None` leaves their own choice: all cores.
+
+    Threads that have nothing to do sleep (unless the user has set OMP_WAIT_POLICY otherwise). OpenMP's own way is to spin
+    for a while: over the many small operations of a short job that is more processor time than the work itself, and it is
+    taken from whoever shares the machine.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     if count is None:
         return
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

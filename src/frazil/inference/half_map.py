@@ -42,7 +42,8 @@ class HalfMap:
     def empty(grid: Grid, padding: int = PADDING) -> HalfMap:
         """Sums of no image."""
         shape = spectrum_shape(grid.last_shell, padding)
-        return HalfMap(torch.zeros(*shape, 3), grid, padding)
+        # NumPy asks for huge pages, torch does not: points scattered over the sums would miss the page table again and again
+        return HalfMap(torch.from_numpy(np.zeros((*shape, 3), np.float32)), grid, padding)
 
     @staticmethod
     def memory(grid: Grid, padding: int = PADDING) -> int:
