@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 # Tests of real data skip where the folder is absent.
 export FRAZIL_DATA := $(abspath $(or $(DATA),../shared/data))
 
-.PHONY: demo test check format bench peers docs clean
+.PHONY: demo test check format bench bench-ensembles peers docs clean
 
 # The generated molecule, or with DATA=folder the real particles in it.
 demo: $(INSTALLED)
@@ -39,6 +39,10 @@ bench: $(INSTALLED) peers
 	$(BIN)/python benchmarks/cryodrgn_parity.py
 	$(BIN)/python benchmarks/interoperability.py
 	$(BIN)/python benchmarks/apoferritin.py
+
+# Some hours on two quiet cores, nearly all of them cryodrgn's; parts of it with ENSEMBLES="--sets igg1d --only frazil oracle".
+bench-ensembles: $(INSTALLED) peers
+	$(BIN)/python benchmarks/ensembles.py $(ENSEMBLES)
 
 clean:
 	rm -rf .venv .stamps demo docs/_build docs/verbs .pytest_cache .ruff_cache

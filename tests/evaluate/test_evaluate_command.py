@@ -279,3 +279,12 @@ def test_every_flag_of_the_verb_is_typed_somewhere_in_this_file():
     text = Path(__file__).read_text()
     flags = [name.removeprefix("as_") for name in Config.model_fields if name != "result"]
     assert [name for name in flags if f'"--{name}"' not in text] == []
+
+
+def test_noise_alone_is_judged_inside_the_sphere_of_the_box_and_agrees_with_nothing(tmp_path, capsys):
+    flags = ["--set", "rigid", "--snr", "0", "--count", "60", "--box", "16", "--pixel-size", "14"]
+    assert main(["simulate", "particles", *flags, "--out", str(tmp_path / "sim")]) == 0
+    (tmp_path / "J/outputs").mkdir(parents=True)
+    figures = figures_of(capsys, tmp_path / "J", "--truth", tmp_path / "sim", "--images", 2, "--oracle")["oracle"]
+    assert abs(figures["images"]["fsc_auc"]["mean"]) < 0.01
+    assert "difference_map_correlation" not in figures["images"]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frazil.evaluate.fsc import area_under, benchmark_curve, benchmark_resolution, same_box
-from frazil.numerics.masks import raised_cosine
+from frazil.numerics.masks import raised_cosine, soft_sphere
 from frazil.numerics.shells import low_pass
 
 
@@ -47,7 +47,7 @@ def family_mask(volumes: Float[Tensor, "states n n n"], extend: float = 3.0, edg
     """A soft mask around all true states together.
 
     The union of the regions above 5 % of the maximum of each state low-passed to a quarter of Nyquist, grown by
-    ``extend`` voxels, with an edge of ``edge`` voxels.
+    ``extend`` voxels, with an edge of ``edge`` voxels. When all maps are empty, the sphere that fits the box.
     """
     from scipy import ndimage
 
@@ -56,6 +56,8 @@ def family_mask(volumes: Float[Tensor, "states n n n"], extend: float = 3.0, edg
     for volume in volumes:
         smooth = low_pass(volume, max(2.0, n / 8))
         inside |= smooth > 0.05 * smooth.max()
+    if not bool(inside.any()):
+        return soft_sphere(n, n / 2, edge)
     distance = torch.from_numpy(ndimage.distance_transform_edt(~inside.numpy()))
     return raised_cosine(distance.to(volumes.dtype) - extend, edge)
 
