@@ -286,5 +286,6 @@ def test_noise_alone_is_judged_inside_the_sphere_of_the_box_and_agrees_with_noth
     assert main(["simulate", "particles", *flags, "--out", str(tmp_path / "sim")]) == 0
     (tmp_path / "J/outputs").mkdir(parents=True)
     figures = figures_of(capsys, tmp_path / "J", "--truth", tmp_path / "sim", "--images", 2, "--oracle")["oracle"]
-    assert abs(figures["images"]["fsc_auc"]["mean"]) < 0.01
+    # shell 0 counts as 1 by definition: half a step of area
+    assert figures["images"]["fsc_auc"]["mean"] == pytest.approx(0.5 / 16)
     assert "difference_map_correlation" not in figures["images"]
