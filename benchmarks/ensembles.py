@@ -163,7 +163,7 @@ def row(name: str, program: str, of_set: dict[str, Any]) -> list[str]:
     run = of_set[program]
     figures, cost = run["figures"], run.get("cost")
     images, latent = figures.get("images", {}), figures.get("latent", {})
-    classes = figures.get("components", latent)
+    classes = figures.get("components", figures.get("classes", latent))
     area = images.get("fsc_auc", {}).get("mean")
     best = of_set.get("oracle", {}).get("figures", {}).get("images", {}).get("fsc_auc", {}).get("mean")
     leaks = [latent.get(f"imbalance_latent_to_{what}") for what in ("pose", "defocus")]
@@ -233,7 +233,8 @@ def keep(report: str, runs: dict[str, dict[str, Any]], epochs: int) -> None:
         f"\n\nFSC-AUC: CryoBench's, mean over 100 particles, inside a mask round all states (perfect: 0.484 at 64 pixels). "
         "0.5 at: resolution at FSC 0.5 of single particles, mean, best 2. Difference maps: median correlation of (map of a "
         "particle − mean) with the same of the truth. ARI, accuracy, populations: of the components, or of k-means on z with "
-        "the true number of states. 90 % covers: particles whose true coordinate lies in the stated 90 % interval. Leak: "
+        "the true number of states (oracle: most likely states, with everything known). "
+        "90 % covers: particles whose true coordinate lies in the stated 90 % interval. Leak: "
         "information imbalance from z to pose and defocus, 1 for none. z: latent coordinates. "
         f"Neural networks: {WIDTH} × 3, {LATENT} latent coordinates, batches of {BATCH}, {epochs} epochs."
     )

@@ -233,6 +233,8 @@ def test_the_oracle_stands_beside_every_figure_and_is_good_where_there_is_little
         assert figures[group]["difference_map_correlation"]["median"] > 0.85
         assert figures[group]["resolution_0.5_px"]["mean"] < 2.4
     assert len(figures["states"]["per_state_fsc_auc"]) == (10 if name == "discrete-10" else 4)
+    if name == "discrete-10":
+        assert figures["classes"]["accuracy"] > 0.99
 
 
 def test_an_oracle_without_images_is_refused(simulated, tmp_path, capsys):

@@ -14,10 +14,11 @@ from frazil.data.ensemble import load_ensemble
 from frazil.data.stack import read_particles
 from frazil.data.truth import Truth
 from frazil.errors import InputError
+from frazil.evaluate.classes import agreement_figures
 from frazil.evaluate.frame import Frame
 from frazil.evaluate.fsc import perfect_area
 from frazil.evaluate.maps import areas_and_resolutions, difference_map_correlations, spread
-from frazil.evaluate.oracle import TRIALS, Oracle
+from frazil.evaluate.oracle import TRIALS, Oracle, most_likely_states
 from frazil.numerics.fourier import resize_volume
 from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
@@ -99,6 +100,8 @@ def evaluate_oracle(truth: Truth, volumes: Tensor, grid: Grid, mask: Tensor, ima
         "images_of_a_map": oracle.choice.images or "those of the state",
         "states": state_figures((oracle(where(state)) for state in there), volumes[there], mask),
     }
+    if truth.latent is None and len(there) > 1:
+        figures["classes"] = agreement_figures(most_likely_states(particles, truth, volumes, grid), truth.state)
     if images:
 
         def own(row: int) -> Tensor:

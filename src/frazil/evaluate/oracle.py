@@ -18,17 +18,23 @@ from torch import Tensor
 
 from frazil.data.stack import Particles
 from frazil.data.truth import Truth
+from frazil.evaluate.classes import Labels
 from frazil.evaluate.fsc import area_under, benchmark_curve
 from frazil.inference.backproject import backproject, noise_weights
 from frazil.inference.half_map import HalfMap
+from frazil.numerics.fourier import images_to_coefficients
 from frazil.numerics.shells import shell_correlation
+from frazil.physics.density import Voxels
 from frazil.physics.grid import Grid
+from frazil.physics.microscope import Microscope
+from frazil.physics.noise import Noise
 
 # shares of all images that may stand for one conformation of a continuous motion
 WINDOWS = (0.01, 0.03, 0.1)
 # maps on which the window and the filter are chosen
 TRIALS = 6
 FEWEST_IMAGES = 20
+IMAGES_AT_ONCE = 256
 
 
 @final
@@ -103,6 +109,37 @@ class Oracle:
                     best = float(np.mean(areas)), choice
         assert best is not None
         return best[1]
+
+
+def most_likely_states(
+    particles: Particles, truth: Truth, volumes: Float[Tensor, "states n n n"], grid: Grid
+) -> Labels:
+    """The state that explains each image best when poses, optics, noise, maps and populations are all known.
+
+    Bayes' rule: no classification of these images errs less often. The noise is that of the simulation.
+    """
+    if particles.pose is None:
+        raise ValueError("poses are needed")
+    noise = simulated_noise(truth, grid)
+    share = torch.bincount(torch.from_numpy(truth.state).long(), minlength=len(volumes)).double() / truth.count
+    seen = [Microscope(Voxels(volume, grid), noise) for volume in volumes]
+    best = np.empty(truth.count, np.int64)
+    for rows, images in particles.chunks(IMAGES_AT_ONCE):
+        optics = None if particles.optics is None else particles.optics[rows].to(torch.float32)
+        pose = particles.pose[rows].to(torch.float32)
+        coefficients = images_to_coefficients(images, grid.half_plane())
+        found = [one.log_likelihood(coefficients, pose, optics, grid).double() for one in seen]
+        best[rows.numpy()] = (torch.stack(found, 1) + share.log()).argmax(1).numpy()
+    return best
+
+
+def simulated_noise(truth: Truth, grid: Grid) -> Noise:
+    """The noise that the simulation says it added; white of unit variance where it says nothing."""
+    facts = truth.facts
+    frequency = torch.arange(grid.box_size // 2 + 1) * grid.frequency_step
+    shape = 1 + facts.get("noise_excess", 0.0) / (1 + (facts.get("noise_length", 0.0) * frequency).square())
+    density = facts.get("noise_spectral_density", grid.pixel_size**4)
+    return Noise((density * shape * grid.box_size**2 / grid.pixel_size**4).float())
 
 
 def _filters(halves: Sequence[tuple[HalfMap, HalfMap]], mask: Tensor, images: int | None) -> list[Choice]:
