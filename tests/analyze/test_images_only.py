@@ -68,7 +68,7 @@ def test_particles_without_poses_or_half_sets_are_refused(imaged, straight, tmp_
     particles, _ = imaged
     write_new_particles_star(tmp_path / "bare.star", tmp_path / "moving.mrcs", straight.grid, count=900)
     squared = np.zeros(900)
-    with pytest.raises(InputError, match="bare.star: the particles of this job have no poses.*Leave out --from-images"):
+    with pytest.raises(InputError, match="bare.star: the particles of this job have no poses.*Give a job whose"):
         map_from_images(read_particles(tmp_path / "bare.star"), squared, straight.grid, "C1", None)
     write_new_particles_star(tmp_path / "whole.star", tmp_path / "moving.mrcs", straight.grid, pose=particles.pose)
     with pytest.raises(InputError, match="have no half-sets"):

@@ -124,7 +124,7 @@ def check_particles(particles: Particles) -> None:
         raise InputError(
             f"the particles of this job have no {what}, maps cannot be made from them",
             where=particles.path,
-            remedy="leave out --from-images",
+            remedy="give a job whose particles have poses and half-sets",
         )
 
 

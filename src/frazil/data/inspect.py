@@ -1,11 +1,11 @@
 """Say what a file is.
 
 `frazil inspect FILE` recognises particle stacks (RELION 1 to 5, cryoSPARC, lists of stacks, MRC stacks), maps, the
-other files of RELION, cryoSPARC, cryoDRGN, Warp, CTFFIND, SerialEM and EPU, and frazil's own job folders. It prints
-count, box, pixel size, optics groups, whether there are poses, the defocus range and voltage, and warns of what looks
-wrong: defocus in µm, a pixel size that nobody set, particles darker than the background, missing stacks, NaN, images
-that are not normalised, columns that frazil does not use. Nothing is changed. With `--json` one JSON object is printed
-and nothing else.
+other files of RELION, cryoSPARC, cryoDRGN (finished runs too), Warp, CTFFIND, SerialEM and EPU, and frazil's own job
+folders. It prints count, box, pixel size, optics groups, whether there are poses, the defocus range and voltage, and
+warns of what looks wrong: defocus in µm, a pixel size that nobody set, particles darker than the background, missing
+stacks, NaN, images that are not normalised, columns that frazil does not use. Nothing is changed. With `--json` one
+JSON object is printed and nothing else.
 """
 
 from __future__ import annotations
