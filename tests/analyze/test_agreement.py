@@ -31,6 +31,7 @@ MASK = (TRUTH[0] + TRUTH[7] > 0.05).float()
 @pytest.mark.parametrize("noise", [0.02, 0.2])
 def test_a_model_that_is_right_agrees_whatever_the_noise(noise: float) -> None:
     found = compare_with_images(TRUTH, states(TRUTH, noise), MASK, 8.0, [100] * 8)
+    assert found[0].shared_shell > 4, "a band in which the maps as a whole are one"
     assert found[0].score > 0.9 and found[-1].score > 0.9, "the outermost states move most"
     assert not any(one.flagged for one in found)
     assert found[0].verdict == "seen in the images"
@@ -53,8 +54,8 @@ def test_images_that_are_too_noisy_accuse_nobody() -> None:
 
 
 def test_the_score_is_the_correlation_over_what_the_images_allow() -> None:
-    assert Agreement(0.4, 0.8, 1.0, 10).score == pytest.approx(0.5)
-    assert Agreement(0.9, 0.8, 1.0, 10).score == 1.0
+    assert Agreement(0.4, 0.8, 1.0, 10, 5.0).score == pytest.approx(0.5)
+    assert Agreement(0.9, 0.8, 1.0, 10, 5.0).score == 1.0
 
 
 def test_correlation_counts_voxels_as_the_mask_does() -> None:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frazil.numerics.shells import low_pass
+from frazil.numerics.shells import first_shell_below, low_pass, shell_correlation
 
 # images tell nothing below this expected correlation; an agreement below the second is a flag
 TELLING, FLAGGED = 0.4, 0.5
@@ -39,12 +39,14 @@ class Agreement:
         correlation: of the model's motion and the images'. expected: the best one that the images allow.
         motion: size of the model's motion, relative to the root mean square over the states.
         image_count: images that the map was made of.
+        shared_shell: where the Fourier shell correlation of both maps, as they are, falls below 0.5 inside the mask.
     """
 
     correlation: float
     expected: float
     motion: float
     image_count: int
+    shared_shell: float
 
     @property
     def score(self) -> float:
@@ -88,11 +90,16 @@ def compare_with_images(
     sizes = torch.stack([((volume - common_model) ** 2 * mask).sum() for volume in shown]).sqrt()
     relative = (sizes / sizes.square().mean().sqrt().clamp(min=1e-12)).tolist()
     found = []
-    for size, volume, half_a, half_b, count in zip(relative, shown, a, b, image_counts, strict=True):
+    together = [pair[0] + pair[1] for pair in halves]
+    for whole, both, size, volume, half_a, half_b, count in zip(
+        model, together, relative, shown, a, b, image_counts, strict=True
+    ):
         motion, motion_a, motion_b = volume - common_model, half_a - common_a, half_b - common_b
         between = max(masked_correlation(motion_a, motion_b, mask), 0.0)
         expected = float(np.sqrt(2 * between / (1 + between)))
-        found.append(Agreement(masked_correlation(motion, motion_a + motion_b, mask), expected, size, count))
+        correlation = masked_correlation(motion, motion_a + motion_b, mask)
+        shared = first_shell_below(shell_correlation(whole * mask, both * mask), 0.5)
+        found.append(Agreement(correlation, expected, size, count, shared))
     return found
 
 

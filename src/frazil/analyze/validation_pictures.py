@@ -76,7 +76,8 @@ def agreement_section(
         labels=names,
         marks=components.project(states.centres)[:, :2],
     )
-    box = round(look_box(images, look))
+    grid = read_volume(images.files[0])[1]
+    box = round(grid.extent / look.pixel_size)
     maps = [_shrunk(read_volume(path)[0].numpy(), box) for path in images.files]
     # the scale of these maps is that of the images, not of the model
     level = float(np.median([contour_level(volume) for volume in maps]))
@@ -84,18 +85,28 @@ def agreement_section(
         maps, [str(k) for k in range(len(maps))], "Maps of the states from images alone", level=level, view=look.view
     )
     rows = [
-        (k, one.image_count, f"{pair.resolution:.2f} Å", f"{one.correlation:.2f}", f"{one.expected:.2f}", one.verdict)
+        (
+            k,
+            one.image_count,
+            f"{pair.resolution:.2f} Å",
+            f"{grid.resolution_of(one.shared_shell):.2f} Å",
+            f"{one.correlation:.2f}",
+            f"{one.expected:.2f}",
+            one.verdict,
+        )
         for k, (one, pair) in enumerate(zip(agreements, images.pairs, strict=True))
     ]
-    header = ("state", "images", "resolution of these", "correlation", "expected", "the motion of this state is")
+    header = (
+        "state",
+        "images",
+        "resolution of these",
+        "the model is the same to (FSC 0.5)",
+        "correlation",
+        "expected",
+        "the motion of this state is",
+    )
     section.tables.append([header, *rows])
     return section
-
-
-def look_box(images: ImageMaps, look: Look) -> float:
-    """Voxels along each side of the maps that are drawn."""
-    grid = read_volume(images.files[0])[1]
-    return grid.extent / look.pixel_size
 
 
 def _shrunk(volume: np.ndarray, box: int) -> np.ndarray:
