@@ -6,7 +6,7 @@ wrong sign, axis or hand anywhere drops a correlation from nearly 1 to far below
 
 The other way round, cryodrgn trains a small network on the same images and frazil opens its run: decoded maps must be those
 of cryodrgn's eval_vol. Paths through one table of latents must be those of its pc_traversal, graph_traversal and
-direct_traversal.
+direct_traversal, and the landscape of one set of maps that of its analyze_landscape.
 
     .venv/bin/python benchmarks/interoperability.py
 """
@@ -259,6 +259,46 @@ def cryodrgn_run_opens(star: Path, folder: Path) -> list[Check]:
     return checks
 
 
+def cryodrgn_landscape(folder: Path) -> list[Check]:
+    """Mask, components, clusters and state means of cryodrgn's analyze_landscape against ours of the same maps."""
+    from sklearn.metrics import adjusted_rand_score
+
+    from frazil.analyze.landscape import explore, landscape_mask, state_maps
+    from frazil.data.cryodrgn import read_pickle, write_latent
+    from frazil.data.mrc import read_volume
+
+    count, states, out = 20, 4, folder / "landscape"
+    out.mkdir()
+    write_latent(out / "umap.pkl", np.zeros((50, 2), np.float32))  # its figures ask for one
+    words = ["analyze_landscape", folder / "run_fourier", "1", "-N", str(count), "--Apix", str(PIXEL_SIZE), "-o", out]
+    words += ["-d", str(BOX // 2), "-M", str(states), "--skip-umap"]
+    measure.run([CRYODRGN, *words], folder, folder / "landscape.log")
+    made = out / f"kmeans{count}"
+    read = [read_volume(made / f"vol_{i:03d}.mrc") for i in range(1, count + 1)]
+    volumes = np.stack([volume.numpy() for volume, _ in read])
+    mask = landscape_mask(volumes, read[0][1].pixel_size)
+    differing = float((mask != (read_volume(out / "mask.mrc")[0].numpy() > 0)).sum())
+    labels = np.asarray(read_pickle(made / "labels.pkl")[0]).astype(int)
+    ours = explore(volumes, mask, np.bincount(labels - labels.min(), minlength=count), 20, states, seed=0)
+    theirs = np.asarray(read_pickle(out / f"vol_pca_{count}.pkl")[0])[:, 0]
+    place = float(np.abs(np.abs(theirs) - np.abs(ours.coordinates[:, 0])).max() / np.abs(theirs).max())
+    sketch = out / f"sketch_clustering_average_{states}"
+    cluster = np.asarray(read_pickle(sketch / "state_labels.pkl")[0])
+    worst = 0.0
+    for k, (mean, _) in enumerate(state_maps(volumes, ours)):
+        number = int(cluster[np.flatnonzero(ours.state == k)[0]]) - int(cluster.min()) + 1
+        other = read_volume(sketch / f"state_{number:03d}_mean.mrc")[0].numpy()
+        worst = max(worst, float(np.abs(mean - other).max() / np.abs(other).max()))
+    return [
+        Check("analyze_landscape: voxels in which the masks differ", differing, None, 0.0),
+        Check("the same, first coordinate of the maps, largest relative difference", place, None, 1e-4),
+        Check(
+            "the same, clusters of the maps, adjusted Rand index", float(adjusted_rand_score(cluster, ours.state)), 1.0
+        ),
+        Check("the same, mean map of a cluster, largest relative difference", worst, None, 1e-5),
+    ]
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     measure.require_peers()
@@ -272,6 +312,7 @@ def main() -> None:
             *cryodrgn_reads(star, outputs, folder),
             *cryodrgn_walks(folder),
             *cryodrgn_run_opens(star, folder),
+            *cryodrgn_landscape(folder),
         ]
     text = measure.markdown_table(["check", "figure", "must be", "holds"], [check.row() for check in checks])
     text += f"\n\n{COUNT:,} images of {BOX}² of a molecule without symmetry, SNR 1. "
