@@ -18,7 +18,8 @@ from frazil.numerics.statistics import spearman
 def moving_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The star file of 400 hinge images of 24 pixels with little noise."""
     folder = tmp_path_factory.mktemp("moving-stack") / "sim"
-    flags = ["--set", "linear-1d", "--count", "400", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "--seed", "1"]
+    flags = ["--set", "linear-1d", "--count", "400", "--box", "24", "--pixel-size", "8", "--snr", "0.5"]
+    flags += ["--resolution", "32", "--seed", "1"]
     assert main(["simulate", "particles", *flags, "--out", str(folder)]) == 0
     return folder / "outputs" / "particles.star"
 
@@ -60,7 +61,7 @@ def test_decode_opens_the_ensemble(run_frazil, learnt, tmp_path):
 
 def test_a_rigid_molecule_gets_no_latent(run_frazil, tmp_path):
     """The hinge at rest: one conformation, whatever is tried."""
-    flags = ("--set", "linear-1d", "--count", 300, "--box", 24, "--pixel-size", 8, "--snr", 0.3, "--seed", 2)
+    flags = ("--set", "linear-1d", "--count", 300, "--box", 24, "--pixel-size", 8, "--snr", 0.3, "--resolution", 32)
     assert run_frazil("simulate", "particles", *flags, "--out", tmp_path / "sim").code == 0
     volume = tmp_path / "sim" / "outputs" / "truth" / "volumes" / "volume_004.mrc"
     flags = ("--density", volume, "--count", 400, "--snr", 0.3, "--seed", 3)
@@ -97,7 +98,7 @@ def test_changes_are_looked_for_inside_the_focus_mask_only(run_frazil, moving_st
 
 
 def test_discrete_states_are_told_apart(run_frazil, tmp_path):
-    flags = ("--set", "discrete-10", "--count", 600, "--box", 24, "--pixel-size", 8, "--snr", 1, "--seed", 2)
+    flags = ("--set", "discrete-10", "--count", 600, "--box", 24, "--pixel-size", 8, "--snr", 1, "--resolution", 32)
     assert run_frazil("simulate", "particles", *flags, "--out", tmp_path / "sim").code == 0
     star = tmp_path / "sim" / "outputs" / "particles.star"
     words = ("--density", "basis", "--basis.components", 10, "--no-report", "--basis.passes", 1)

@@ -52,7 +52,7 @@ class Config(JobConfig):
     )
     resolution: float | None = setting(
         None,
-        "width of a Gaussian, Å: sigma is 0.225 of it (four pixels; 3 Å for atoms, igg1d, ribo16 and mix)",
+        "width of a Gaussian, Å: sigma is 0.225 of it (three pixels; 3 Å for atoms, igg1d, ribo16 and mix)",
         gt=0,
         allow_inf_nan=False,
     )

@@ -23,7 +23,7 @@ class Recipe:
         snr: see `simulate.noise`. snr_pixel_size: where it holds; None for the pixel size of the images.
         shift_range: shifts are uniform within plus or minus this.
         in_angstrom: whether the molecule has a size of its own and beads of 3 Å; otherwise it fills three quarters of the
-            box with beads of four pixels.
+            box with beads of three pixels, whose signal reaches Nyquist.
     """
 
     count: int
@@ -36,7 +36,7 @@ class Recipe:
 
     def resolution(self) -> float:
         """Width of a bead, Å."""
-        return 3.0 if self.in_angstrom else 4 * self.grid.pixel_size
+        return 3.0 if self.in_angstrom else 3 * self.grid.pixel_size
 
     def diameter(self) -> float | None:
         """Of the molecule, Å; None for its own."""
