@@ -128,15 +128,14 @@ class MixturePrior(CoefficientPrior):
         In component j ``c = mean_j + spread_j u`` with u standard normal, so u has a Gaussian posterior whose volumes are
         ``(V_0 + sum mean_jk V_k, spread_j^T V)``.
         """
-        means: list[Tensor] = []
-        covariances: list[Tensor] = []
-        logs: list[Tensor] = []
-        basis = self.mean.shape[1]
-        for share, mean, spread in zip(self.share, self.mean, self.spread, strict=True):
-            change = torch.zeros(basis + 1, basis + 1, dtype=gram.dtype, device=gram.device)
-            change[0, 0], change[1:, 0], change[1:, 1:] = 1, mean, spread
-            found, covariance, evidence = _gaussian_posterior(change.T @ gram @ change, projection @ change)
-            means.append(mean + found @ spread.T)
-            covariances.append(spread @ covariance @ spread.T)
-            logs.append(evidence + share.log())
-        return torch.stack(means, 1), torch.stack(covariances, 1), torch.stack(logs, 1)
+        components, basis = self.mean.shape
+        change = torch.zeros(components, basis + 1, basis + 1, dtype=gram.dtype, device=gram.device)
+        change[:, 0, 0], change[:, 1:, 0], change[:, 1:, 1:] = 1, self.mean, self.spread
+        seen = (change.mT @ gram[:, None] @ change).flatten(0, 1)
+        found, covariance, evidence = _gaussian_posterior(
+            seen, torch.einsum("bk,ckl->bcl", projection, change).flatten(0, 1)
+        )
+        shape = (len(gram), components)
+        means = self.mean + torch.einsum("bcl,ckl->bck", found.reshape(*shape, basis), self.spread)
+        covariances = self.spread @ covariance.reshape(*shape, basis, basis) @ self.spread.mT
+        return means, covariances, evidence.reshape(shape) + self.share.log()

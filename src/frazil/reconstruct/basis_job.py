@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from frazil.reconstruct import Config
 
 NOISE_SAMPLE = 500
-# shells kept beyond the one where half-maps agree no more
-MARGIN = 1.1
+# shells kept beyond the one where half-maps of the consensus agree no more: what moves is blurred in it, and finer in a state
+MARGIN = 2.0
 LEAST_BAND = 8
 # tables held per half at the peak: present, gradient, change, and one in the making
 TABLES_PER_HALF = 4

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from frazil.inference.coefficient_posteriors import GaussianPrior, MixturePrior
 
-ROUNDS = 30
+ROUNDS = 10
 # images whose components are weighed at once
-AT_ONCE = 2048
+AT_ONCE = 256
 # the least variance of a component along any direction, relative to the unit variance of all images
 LEAST_VARIANCE = 1e-3
 STARTS = 10
