@@ -165,18 +165,25 @@ class BasisLearner:
             bands.append(finest if following * WORTH_A_BAND > finest else following)
         return bands
 
+    @property
+    def placing_band(self) -> int:
+        """The band whose coefficients say where a particle is."""
+        return self.bands[-1] if self.config.components > 1 else self.bands[min(PLACING_BANDS, len(self.bands)) - 1]
+
     def steps(self) -> list[tuple[str, Step]]:
         """What is to be done, in order, with a name for each step."""
         bands = self.bands
         finest = bands[-1]
         discrete = self.config.components > 1
-        linear = bands if self.config.model == "linear" and not discrete else bands[:PLACING_BANDS]
+        # states may differ in detail only: they are told apart at the finest band
+        flat = self.config.model == "linear" or discrete
+        linear = bands if flat else bands[:PLACING_BANDS]
         steps: list[tuple[str, Step]] = [(f"mean at shell {finest}", self._mean)] * 2
         steps.append(("first directions", self._begin))
         for number, band in enumerate(linear):
             passes = LINEAR_PASSES[min(number, len(LINEAR_PASSES) - 1)]
             steps += [(f"principal components to shell {band}", partial(self._linear, band=band))] * passes
-            if number == min(PLACING_BANDS, len(linear)) - 1:
+            if number == (len(linear) if discrete else min(PLACING_BANDS, len(linear))) - 1:
                 steps.append(("number of directions", partial(self._choose, band=band)))
         if self.config.model == "linear" and not discrete:
             return steps
@@ -185,7 +192,7 @@ class BasisLearner:
             steps.append(("components", partial(self._fit_components, band=band)))
         else:
             steps.append(("landmarks", partial(self._draw_manifold, band=band)))
-        following = [*([band] * NONLINEAR_PASSES)]
+        following = [] if discrete else [band] * NONLINEAR_PASSES
         for finer in bands[len(linear) :]:
             following += [finer] * (NONLINEAR_PASSES if finer != finest else 0)
         following += [finest] * self.config.passes
@@ -241,7 +248,7 @@ class BasisLearner:
 
     def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
         """Posterior latents of every image, in working order, given volumes for all of them."""
-        stage = self._stage(self.bands[min(PLACING_BANDS, len(self.bands)) - 1])
+        stage = self._stage(self.placing_band)
         volumes = resize_to(volumes, stage.box)
         halves = replace(state.halves, a=volumes, b=volumes)
         found = expect(self.images, halves, stage.tables(halves.pair), stage, state.prior, update=False)
@@ -265,8 +272,7 @@ class BasisLearner:
 
     def _informed(self, stage: Stage) -> int:
         """How many coefficients say where a particle is: those of the band at which the manifold was drawn."""
-        placing = self.bands[min(PLACING_BANDS, len(self.bands)) - 1]
-        return int((stage.plane.shell <= placing).sum())
+        return int((stage.plane.shell <= self.placing_band).sum())
 
     def _mask(self, box: int, volumes: int) -> Float[Tensor, "volumes n n n"]:
         sphere = soft_sphere(box, SPHERE * box, SPHERE_EDGE * box)

@@ -1,0 +1,124 @@
+"""How fast one pass of expectation and maximisation goes over images, and over a stack that does not fit in memory.
+
+A pass looks at every coefficient of every image: slices of nine volumes (K = 8), the posterior of the weights, and the
+backprojection of what is left. Images are noise: a pass costs the same whatever they show. Printed: images per second on
+all cores, in memory; with --streamed COUNT also over that many images of 128², read from a stack on disk, kept as float16
+coefficients in a file, and the peak of resident memory, beside the rate in memory.
+
+    .venv/bin/python benchmarks/throughput.py [--streamed 500000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import measure
+from frazil.data.particle_star import write_new_particles_star
+from frazil.data.stack import Particles, read_particles
+from frazil.inference.coefficient_posteriors import GaussianPrior
+from frazil.numerics.masks import soft_sphere
+from frazil.physics.grid import Grid
+from frazil.physics.optics import Optics
+from frazil.physics.pose import Pose
+from frazil.reconstruct.linear import Halves, expect, linear_pass
+from frazil.reconstruct.maximisation import Stage
+from frazil.reconstruct.whitened import WhitenedImages
+
+DIRECTIONS = 8
+TILE = 1000  # different images in a tiled stack
+
+
+def write_stack(folder: Path, count: int, grid: Grid) -> Path:
+    """A stack of noise, tiled, with random poses and defocus. Returns its STAR file."""
+    import mrcfile
+
+    generator = torch.Generator().manual_seed(1)
+    n = grid.box_size
+    tile = torch.randn(min(TILE, count), n, n, generator=generator).numpy()
+    path = folder / f"noise_{count}_{n}.mrcs"
+    with mrcfile.new_mmap(path, (count, n, n), mrc_mode=2, overwrite=True) as file:
+        for first in range(0, count, TILE):
+            file.data[first : first + TILE] = tile[: min(TILE, count - first)]
+        file.voxel_size = grid.pixel_size
+    defocus = 8000 + 14000 * torch.rand(count, generator=generator)
+    optics = Optics.make(voltage=300.0, cs=2.7, amplitude_contrast=0.1, defocus_u=defocus, dtype=torch.float32)
+    star = path.with_suffix(".star")
+    pose = Pose.random(count, 10.0, generator)
+    write_new_particles_star(star, path, grid, pose=pose, optics=optics, half_set=torch.arange(count) % 2)
+    return star
+
+
+def whitened(particles: Particles, file: Path | None) -> WhitenedImages:
+    """The coefficients at the full band."""
+    grid = particles.grid
+    noise = torch.full((1, grid.box_size // 2 + 1), float(grid.box_size**2))
+    return WhitenedImages(particles, grid.last_shell, noise, sign=1.0, file=file)
+
+
+def pass_rate(images: WhitenedImages, repeats: int) -> tuple[float, float]:
+    """(images/s of expectation with its backprojection, images/s of a whole pass with the step of the volumes)"""
+    grid = images.grid
+    n = grid.box_size
+    stage = Stage.of(images, grid.last_shell, "C1")
+    mask = soft_sphere(n, 0.44 * n, 3.0)
+    volumes = torch.randn(DIRECTIONS + 1, n, n, n, generator=torch.Generator().manual_seed(2)) * mask / n
+    halves = Halves(volumes, volumes.clone(), torch.ones(len(images), 2), 0.0)
+    tables = stage.tables(halves.pair)
+    expect(images, halves, tables, stage, GaussianPrior())
+    expected, whole = [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        expect(images, halves, tables, stage, GaussianPrior())
+        expected.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        linear_pass(images, halves, stage, mask)
+        whole.append(time.perf_counter() - start)
+    return len(images) / min(expected), len(images) / min(whole)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--streamed", type=int, default=0, help="images of 128² to stream from disk")
+    parser.add_argument("--folder", type=Path, help="where the stacks go (a temporary folder)")
+    options = parser.parse_args()
+    rows, records = [], []
+
+    def note(what: str, count: int, rate: tuple[float, float]) -> None:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        rows.append([what, f"{count:,}", f"{rate[0]:,.0f}", f"{rate[1]:,.0f}", f"{memory:.2f}"])
+        records.append({"what": what, "count": count, "expectation": rate[0], "pass": rate[1], "peak_memory": memory})
+        print(*rows[-1], sep="  ", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="throughput-", dir=options.folder) as name:
+        folder = Path(name)
+        for count, grid in ((10_000, Grid(64, 4.0)), (4_000, Grid(128, 2.0))):
+            images = whitened(read_particles(write_stack(folder, count, grid)), None)
+            note(f"{grid.box_size}², in memory", count, pass_rate(images, options.repeats))
+        if options.streamed:
+            grid = Grid(128, 2.0)
+            star = write_stack(folder, options.streamed, grid)
+            start = time.perf_counter()
+            images = whitened(read_particles(star), folder / "coefficients.float16")
+            read = options.streamed / (time.perf_counter() - start)
+            print(f"read, transformed and written at {read:,.0f} images/s", flush=True)
+            records.append({"what": "reading", "count": options.streamed, "rate": read})
+            note("128², streamed from disk", options.streamed, pass_rate(images, 1))
+    text = measure.markdown_table(
+        ["images", "count", "expectation, images/s", "whole pass, images/s", "peak memory so far, GiB"], rows
+    )
+    text += (
+        f"\n\nNoise in the full band, {DIRECTIONS} directions and the mean, two half-sets side by side, with CTF. "
+        "Expectation: slices, posteriors, backprojection. Whole pass: with the step of the volumes too."
+    )
+    measure.report("throughput", "Passes over images", text, {"runs": records})
+
+
+if __name__ == "__main__":
+    main()
