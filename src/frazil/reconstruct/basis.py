@@ -21,7 +21,6 @@ from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, und
 from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior, MixturePrior
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
-from frazil.reconstruct.expectation import Expectation
 from frazil.reconstruct.linear import (
     Halves,
     dimensions_told,
@@ -32,7 +31,7 @@ from frazil.reconstruct.linear import (
     with_random_directions,
 )
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
-from frazil.reconstruct.mixture import fit_mixture
+from frazil.reconstruct.mixture import sorted_states
 from frazil.reconstruct.nonlinear import LEAST_SHARE, MOST_VOLUMES, Manifold, manifold_of, on_manifold
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -48,6 +47,8 @@ LINEAR_PASSES = (12, 6, 3)
 PLACING_BANDS = 2
 # passes of the non-linear model at each band below the finest
 NONLINEAR_PASSES = 2
+# further passes of a mixture: particles are sorted anew in each
+SORTING_PASSES = 5
 # correlation that new directions are granted on their first pass
 FIRST_CORRELATION = 0.3
 FIRST_SCALE_SPREAD = 0.1
@@ -189,13 +190,14 @@ class BasisLearner:
             return steps
         band = linear[-1]
         if discrete:
-            steps.append(("components", partial(self._fit_components, band=band)))
+            steps.append(("components", partial(self._sort_states, band=band)))
         else:
             steps.append(("landmarks", partial(self._draw_manifold, band=band)))
         following = [] if discrete else [band] * NONLINEAR_PASSES
         for finer in bands[len(linear) :]:
             following += [finer] * (NONLINEAR_PASSES if finer != finest else 0)
         following += [finest] * self.config.passes
+        following += [finest] * (SORTING_PASSES if discrete else 0)
         least = 0.0 if discrete else FIRST_CORRELATION
         what = "states" if discrete else "motion"
         steps.append((f"{what} to shell {following[0]}", partial(self._sharpen, band=following[0], least=least)))
@@ -347,13 +349,12 @@ class BasisLearner:
         )
         return replace(state, halves=on_manifold(halves, manifold), manifold=manifold)
 
-    def _fit_components(self, state: BasisState, *, band: int) -> BasisState:
+    def _sort_states(self, state: BasisState, *, band: int) -> BasisState:
         stage = self._stage(band)
         halves = state.halves.resized(stage.box)
         found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
-        gram, projection = _said(found)
-        metric = ((found[0].information + found[1].information) / 2).diagonal()[1:].sqrt()
-        mixture = fit_mixture(gram, projection, self.config.components, metric, self.seed)
+        latent = torch.cat((found[0].first, found[1].first))[:, 1:]
+        mixture, halves = sorted_states(latent, halves, self.config.components, self.seed)
         return replace(state, halves=halves, mixture=mixture)
 
     def _sharpen(self, state: BasisState, *, band: int, least: float = 0.0) -> BasisState:
@@ -373,10 +374,3 @@ class BasisLearner:
         assert state.mixture is not None
         mean = share.mean(0).clamp(min=LEAST_SHARE)
         return replace(state, mixture=replace(state.mixture, share=mean / mean.sum()))
-
-
-def _said(found: tuple[Expectation, Expectation]) -> tuple[Tensor, Tensor]:
-    """What the images of both halves say of their weights."""
-    a, b = found
-    assert a.gram is not None and b.gram is not None and a.projection is not None and b.projection is not None
-    return torch.cat((a.gram, b.gram)), torch.cat((a.projection, b.projection))
