@@ -39,6 +39,7 @@ bench: $(INSTALLED) peers
 	$(BIN)/python benchmarks/cryodrgn_parity.py
 	$(BIN)/python benchmarks/interoperability.py
 	$(BIN)/python benchmarks/apoferritin.py
+	$(BIN)/python benchmarks/throughput.py
 
 # Some hours on two quiet cores, nearly all of them cryodrgn's; parts of it with ENSEMBLES="--sets igg1d --only frazil oracle".
 bench-ensembles: $(INSTALLED) peers

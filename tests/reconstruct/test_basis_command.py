@@ -67,7 +67,7 @@ def test_a_rigid_molecule_gets_no_latent(run_frazil, tmp_path):
     flags = ("--density", volume, "--count", 400, "--snr", 0.3, "--seed", 3)
     assert run_frazil("simulate", "particles", *flags, "--out", tmp_path / "rigid").code == 0
     star = tmp_path / "rigid" / "outputs" / "particles.star"
-    words = ("--density", "basis", "--no-report", "--basis.most-dimensions", 3)
+    words = ("--preset", "frazil", "--no-report", "--basis.most-dimensions", 3)
     done = run_frazil("reconstruct", star, *words, "--out", tmp_path / "job")
     assert done.code == 0, done.stderr
     assert "one rigid structure" in done.stdout
