@@ -222,6 +222,8 @@ class BasisLearner:
         with job.progress(len(steps), "learning conformations", unit="steps") as progress:
             progress.advance(done)
             for number, (name, step) in enumerate(steps[done:], start=done + 1):
+                if state.gains and state.halves.a.shape[0] == 1:
+                    break  # no direction was told
                 state = step(state)
                 report(name, state)
                 progress.advance(1)
@@ -230,8 +232,6 @@ class BasisLearner:
                 if due or number == len(steps):
                     state.save(path, number, job.metrics.text())
                     saved = time.monotonic()
-                if state.gains and state.halves.a.shape[0] == 1:
-                    break
         return state
 
     def together(self, state: BasisState) -> Float[Tensor, "volumes n n n"]:
