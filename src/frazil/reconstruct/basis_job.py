@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from frazil.reconstruct import Config
 
 NOISE_SAMPLE = 500
+# how the names of those steps begin that are passes over the images
+PASSES = ("principal components", "motion", "states")
 # shells kept beyond the one where half-maps of the consensus agree no more: what moves is blurred in it, and finer in a state
 MARGIN = 2.0
 LEAST_BAND = 8
@@ -130,7 +132,7 @@ def read_whitened(
 
 def tell(job: Job, name: str, state: BasisState) -> None:
     """A line of metrics for every pass, a line of the log for every decision."""
-    if state.evidence:
+    if name.startswith(PASSES):
         job.metric(step=len(state.evidence), evidence=state.evidence[-1], directions=state.halves.a.shape[0] - 1)
     if name == "number of directions":
         for count, (gain, error) in enumerate(state.gains):
