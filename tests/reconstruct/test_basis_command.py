@@ -115,4 +115,13 @@ def test_a_focus_mask_of_another_box_is_refused(run_frazil, moving_stack, tmp_pa
     words = ("--latent-dim", 1, "--no-report", "--basis.focus-mask", tmp_path / "focus.mrc", "--out", tmp_path / "job")
     done = run_frazil("reconstruct", moving_stack, *words)
     assert done.code == 2
-    assert "the focus mask has a box of 20 px, the images one of 24 px" in done.stderr
+    assert "the focus mask has a box of 20 px, the map one of 24 px" in done.stderr
+    assert not (tmp_path / "job" / "outputs" / "consensus.mrc").exists()
+
+
+def test_more_states_than_particles_can_fill_are_refused(run_frazil, moving_stack, tmp_path):
+    words = ("--density", "basis", "--basis.components", 300, "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", moving_stack, *words)
+    assert done.code == 2
+    assert "300 states of 400 particles" in done.stderr and "Give at most 200" in done.stderr
+    assert not (tmp_path / "job" / "outputs" / "consensus.mrc").exists()

@@ -15,7 +15,11 @@ class BasisConfig(StageConfig):
     model: Literal["linear", "nonlinear"] = setting(
         "nonlinear", "linear stops at principal components; nonlinear goes on to coefficients that follow the motion"
     )
-    components: int = setting(1, "discrete states of a mixture, such as molecules of different composition", ge=1)
+    components: int = setting(
+        1,
+        "discrete states, such as molecules of different composition; the latent then has one coordinate less than states",
+        ge=1,
+    )
     most_dimensions: int = setting(8, "most latent coordinates that are tried when --latent-dim is not given", ge=1)
     volumes: int | None = setting(
         None, "directions of change of the nonlinear model (as many as the motion needs unless given)", ge=1, le=64

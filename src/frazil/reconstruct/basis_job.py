@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,17 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frazil.data.ensemble import save_ensemble
-from frazil.data.mrc import read_volume
 from frazil.data.stack import Particles
 from frazil.engine.files import write_npy
 from frazil.engine.machine import available_memory
-from frazil.errors import InputError
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.spectrum_table import table_layout
 from frazil.physics.basis import BasisEnsemble
-from frazil.physics.grid import Grid
 from frazil.physics.noise import Noise
 from frazil.reconstruct.basis import BasisLearner, BasisState
+from frazil.reconstruct.consensus import checked_mask
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maps import Consensus
 from frazil.reconstruct.maximisation import resize_to
@@ -51,10 +48,13 @@ def learn_basis(particles: Particles, consensus: Consensus, config: Config, job:
         How good it is, in a few words.
 
     Raises:
-        InputError: if the images differ in box or pixel size, the focus mask does not fit, or memory is too small.
+        InputError: if the images differ in box or pixel size, or memory is too small.
     """
     grid = particles.grid
-    focus = None if config.basis.focus_mask is None else read_focus(config.basis.focus_mask, grid)
+    given = config.basis.focus_mask
+    focus = None if given is None else checked_mask(given, grid, "focus mask")
+    if job.device != "cpu":
+        job.log("a basis is learnt on the CPU")
     band = working_band(consensus, config.basis.resolution)
     noise = measured_noise(particles)
     images = read_whitened(particles, band, noise, config, job, sign)
@@ -91,22 +91,10 @@ def measured_noise(particles: Particles) -> Float[Tensor, "groups shells"]:
     return torch.stack(spectra)
 
 
-def read_focus(path: Path, grid: Grid) -> Float[Tensor, "n n n"]:
-    """A mask on the grid of the images."""
-    mask, found = read_volume(path)
-    if found.box_size != grid.box_size:
-        raise InputError(
-            f"the focus mask has a box of {found.box_size} px, the images one of {grid.box_size} px",
-            where=path,
-            remedy="give a mask on the grid of the map",
-        )
-    return mask.clamp(0, 1)
-
-
 def planned_tables(band: int, box: int, config: Config) -> float:
     """Bytes of the tables and volumes at the peak."""
     directions = config.basis.volumes or (MOST_VOLUMES if config.basis.model == "nonlinear" else 0)
-    volumes = 1 + max(directions, config.latent_dim or config.basis.most_dimensions)
+    volumes = max(1 + max(directions, config.latent_dim or config.basis.most_dimensions), config.basis.components)
     table = table_layout(band).count * 2 * volumes * 4
     return 2 * TABLES_PER_HALF * table + 4 * volumes * box**3 * 4 + 3 * (2 * box) ** 3 * 4 + 5e8
 
@@ -163,4 +151,4 @@ def write_results(learner: BasisLearner, state: BasisState, particles: Particles
         )
         save_ensemble(job.outputs / folder, ensemble.in_units(found.unit))
     told = latent.var(0) / (latent.var(0) + spread.diagonal(dim1=1, dim2=2).mean(0))
-    return f"{latent.shape[1]} latent coordinates, {float(told.max()):.0%} of the first one's variance is certain"
+    return f"{latent.shape[1]} latent coordinates, the surest known to {float(told.max()):.0%} of its variance"

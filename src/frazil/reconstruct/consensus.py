@@ -36,6 +36,7 @@ def reconstruct(config: Config, job: Job) -> None:
     check(config)
     particles = checked_particles(read_particles(config.particles, config.images), config)
     reference = reference_grid(particles)
+    check_stack(particles, config)
     job.log(describe(particles, reference))
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
     with job.progress(particles.count, "backprojecting") as progress:
@@ -84,6 +85,26 @@ def check(config: Config) -> None:
         )
     if config.made_of == "field" and not config.latent_dim:
         raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")
+
+
+def check_stack(particles: Particles, config: Config) -> None:
+    """Refuse a stack that an ensemble cannot be learnt from, before the consensus is made.
+
+    Raises:
+        InputError: if the images differ in box or pixel size, the focus mask does not fit, or there are hardly more
+            particles than states.
+    """
+    if config.made_of == "voxels":
+        return
+    grid = particles.grid
+    if config.made_of == "basis" and config.basis.focus_mask is not None:
+        checked_mask(config.basis.focus_mask, grid, "focus mask")
+    if config.made_of == "basis" and 2 * config.basis.components > particles.count:
+        raise InputError(
+            f"{config.basis.components} states of {particles.count} particles",
+            where="--basis.components",
+            remedy=f"give at most {particles.count // 2}",
+        )
 
 
 def checked_particles(particles: Particles, config: Config) -> Particles:
@@ -135,12 +156,12 @@ def judge(a: HalfMap, b: HalfMap, config: Config, reference: Grid) -> tuple[Cons
     return finish_maps(half_a * sign, half_b * sign, both * sign, reference, mask, config.seed), sign
 
 
-def checked_mask(path: Path, reference: Grid) -> Float[Tensor, "n n n"]:
-    """A mask that fits the map."""
+def checked_mask(path: Path, reference: Grid, what: str = "mask") -> Float[Tensor, "n n n"]:
+    """A mask that fits the map; ``what`` is its name in a message."""
     mask, grid = read_volume(path)
     if grid.box_size != reference.box_size:
         raise InputError(
-            f"the mask has a box of {grid.box_size} px, the map one of {reference.box_size} px",
+            f"the {what} has a box of {grid.box_size} px, the map one of {reference.box_size} px",
             where=path,
             remedy="give a mask on the grid of the map",
         )
