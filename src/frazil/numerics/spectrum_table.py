@@ -227,6 +227,33 @@ def scatter_table(
         table.index_add_(0, index.reshape(-1), spread.reshape(-1, *table.shape[1:]))
 
 
+def scatter_shares(
+    values: Float[Tensor, "batch coefficients 2"],
+    layout: TableLayout,
+    rotation: Float[Tensor, "batch 3 3"],
+    plane: HalfPlane,
+    factor: Float[Tensor, "batch coefficients"],
+    share: Float[Tensor, "batch tables 2"],
+    sums: Float[Tensor, "tables voxels 2 2"],
+) -> None:
+    """Add images to several tables in place, each in the share that it has in them.
+
+    Column 0 of a table receives ``share_0 factor values``, the real part of column 1 ``share_1 factor^2``: with a transfer
+    function as the factor, the two sums of a weighted backprojection.
+    """
+    if sums.device.type == "cpu":
+        x, y = (axis.to(sums.dtype).numpy() for axis in (plane.x, plane.y))
+        where = (layout.starts.numpy(), layout.reach, rotation.contiguous().numpy(), x, y, float(layout.padding))
+        given = (factor.contiguous().numpy(), share.contiguous().numpy())
+        compiled_table.scatter_shares(values.contiguous().numpy(), *where, *given, sums.numpy())
+        return
+    for table, total in enumerate(sums):
+        both = torch.zeros(*factor.shape, 2, 2, dtype=sums.dtype, device=sums.device)
+        both[..., 0] = values * share[:, table, :1, None]
+        both[:, :, 0, 1] = factor * share[:, table, 1:]
+        scatter_table(both, layout, rotation, plane, factor, total)
+
+
 def _signs(mirrored: Tensor, factor: Tensor) -> Tensor:
     return torch.stack((factor, torch.where(mirrored, -factor, factor)), dim=-1)
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, under
 from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior, MixturePrior
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
+from frazil.reconstruct.growth import Growth, grown, one_state, settled
 from frazil.reconstruct.linear import (
     Halves,
     dimensions_told,
@@ -31,8 +32,8 @@ from frazil.reconstruct.linear import (
     with_random_directions,
 )
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
-from frazil.reconstruct.mixture import sorted_states
-from frazil.reconstruct.nonlinear import LEAST_SHARE, MOST_VOLUMES, Manifold, manifold_of, on_manifold
+from frazil.reconstruct.nonlinear import Manifold, manifold_of, on_manifold
+from frazil.reconstruct.states import Sorter, States, as_basis
 from frazil.reconstruct.whitened import WhitenedImages
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ LINEAR_PASSES = (12, 6, 3)
 PLACING_BANDS = 2
 # passes of the non-linear model at each band below the finest
 NONLINEAR_PASSES = 2
-# further passes of a mixture: particles are sorted anew in each
-SORTING_PASSES = 5
+# rounds in which states divide at each of the coarser bands (all may, in one round); passes when a band is new
+DIVIDING_ROUNDS, SORTING_PASSES = 8, 3
 # correlation that new directions are granted on their first pass
 FIRST_CORRELATION = 0.3
 FIRST_SCALE_SPREAD = 0.1
@@ -64,7 +65,9 @@ class BasisState:
 
     Attributes:
         halves: volumes and contrasts. noise: power of a coefficient (optics groups, shells).
-        manifold: of the non-linear model. mixture: of discrete states.
+        manifold: of the non-linear model. mixture: of discrete states, once they are weights of a basis.
+        share: of the images in each state while states are maps of their own, one for each volume of the halves.
+        whole: which of those states were found to be indivisible at this band.
         evidence: mean log evidence per image after each pass. gains: what each number of directions explains of the images
             of the other half, per image, with its standard error; empty before the choice.
     """
@@ -73,6 +76,8 @@ class BasisState:
     noise: Float[Tensor, "groups shells"]
     manifold: Manifold | None = None
     mixture: MixturePrior | None = None
+    share: Float[Tensor, " states"] | None = None
+    whole: Bool[Tensor, " states"] | None = None
     evidence: tuple[float, ...] = ()
     gains: tuple[tuple[float, float], ...] = ()
 
@@ -98,6 +103,8 @@ class BasisState:
             told["spacing"] = self.manifold.spacing
         if self.mixture is not None:
             tensors |= under("mixture", {name: getattr(self.mixture, name) for name in ("share", "mean", "spread")})
+        if self.share is not None and self.whole is not None:
+            tensors |= under("states", {"share": self.share, "whole": self.whole.to(torch.uint8)})
         save_checkpoint(path, tensors, told | {"gains": self.gains})
 
     @staticmethod
@@ -110,10 +117,14 @@ class BasisState:
             manifold = Manifold(kept["positions"], kept["metric"], kept["functions"], kept["share"], told["spacing"])
         kept = part("mixture", tensors)
         mixture = MixturePrior(kept["share"], kept["mean"], kept["spread"]) if kept else None
+        kept = part("states", tensors)
+        share, whole = (kept["share"], kept["whole"].to(torch.bool)) if kept else (None, None)
         halves = Halves(tensors["a"], tensors["b"], tensors["scale"], told["spread"])
         gains = tuple((gain, error) for gain, error in told["gains"])
         return (
-            BasisState(halves, tensors["noise"], manifold, mixture, tuple(told["evidence"]), gains),
+            BasisState(
+                halves, tensors["noise"], manifold, mixture, share, whole, evidence=tuple(told["evidence"]), gains=gains
+            ),
             told["done"],
             told["metrics"],
         )
@@ -173,35 +184,42 @@ class BasisLearner:
 
     def steps(self) -> list[tuple[str, Step]]:
         """What is to be done, in order, with a name for each step."""
+        begin: list[tuple[str, Step]] = [(f"mean at shell {self.bands[-1]}", self._mean)] * 2
+        return begin + (self._steps_of_states() if self.config.components > 1 else self._steps_of_motion())
+
+    def _steps_of_motion(self) -> list[tuple[str, Step]]:
         bands = self.bands
-        finest = bands[-1]
-        discrete = self.config.components > 1
-        # states may differ in detail only: they are told apart at the finest band
-        flat = self.config.model == "linear" or discrete
-        linear = bands if flat else bands[:PLACING_BANDS]
-        steps: list[tuple[str, Step]] = [(f"mean at shell {finest}", self._mean)] * 2
-        steps.append(("first directions", self._begin))
-        for number, band in enumerate(linear):
+        finest, linear = bands[-1], self.config.model == "linear"
+        steps: list[tuple[str, Step]] = [("first directions", self._begin)]
+        for number, band in enumerate(bands if linear else bands[:PLACING_BANDS]):
             passes = LINEAR_PASSES[min(number, len(LINEAR_PASSES) - 1)]
             steps += [(f"principal components to shell {band}", partial(self._linear, band=band))] * passes
-            if number == (len(linear) if discrete else min(PLACING_BANDS, len(linear))) - 1:
+            if band == self.bands[min(PLACING_BANDS, len(bands)) - 1]:
                 steps.append(("number of directions", partial(self._choose, band=band)))
-        if self.config.model == "linear" and not discrete:
+        if linear:
             return steps
-        band = linear[-1]
-        if discrete:
-            steps.append(("components", partial(self._sort_states, band=band)))
-        else:
-            steps.append(("landmarks", partial(self._draw_manifold, band=band)))
-        following = [] if discrete else [band] * NONLINEAR_PASSES
-        for finer in bands[len(linear) :]:
+        first = self.placing_band
+        steps.append(("landmarks", partial(self._draw_manifold, band=first)))
+        following = [first] * NONLINEAR_PASSES
+        for finer in bands[PLACING_BANDS:]:
             following += [finer] * (NONLINEAR_PASSES if finer != finest else 0)
         following += [finest] * self.config.passes
-        following += [finest] * (SORTING_PASSES if discrete else 0)
-        least = 0.0 if discrete else FIRST_CORRELATION
-        what = "states" if discrete else "motion"
-        steps.append((f"{what} to shell {following[0]}", partial(self._sharpen, band=following[0], least=least)))
-        steps += [(f"{what} to shell {band}", partial(self._sharpen, band=band)) for band in following[1:]]
+        steps.append((f"motion to shell {first}", partial(self._sharpen, band=first, least=FIRST_CORRELATION)))
+        steps += [(f"motion to shell {band}", partial(self._sharpen, band=band)) for band in following[1:]]
+        return steps
+
+    def _steps_of_states(self) -> list[tuple[str, Step]]:
+        """States divide at the coarser bands and are sorted by the maps of both halves; at the finest, halves go apart."""
+        bands = self.bands
+        steps: list[tuple[str, Step]] = [("one state", self._one_state)]
+        for number, band in enumerate(bands):
+            if number > 0:
+                steps += [(f"states to shell {band}", partial(self._sort, band=band, together=True))] * SORTING_PASSES
+            if number < PLACING_BANDS:
+                steps += [(f"states divided at shell {band}", partial(self._divide, band=band))] * DIVIDING_ROUNDS
+        finest = partial(self._sort, band=bands[-1], together=False)
+        steps += [(f"states to shell {bands[-1]}", finest)] * self.config.passes
+        steps.append(("states side by side", self._as_basis))
         return steps
 
     def learn(self, state: BasisState, job: Job, report: Callable[[str, BasisState], None]) -> BasisState:
@@ -312,8 +330,7 @@ class BasisLearner:
     def _begin(self, state: BasisState) -> BasisState:
         stage = self._stage(self.bands[0])
         halves = state.halves.resized(stage.box)
-        tried = max(self.config.most_dimensions, min(self.config.components - 1, MOST_VOLUMES))
-        count = tried if self.latent_dim is None else self.latent_dim
+        count = self.config.most_dimensions if self.latent_dim is None else self.latent_dim
         mask = self._mask(stage.box, 2)[1]
         spread = FIRST_SCALE_SPREAD if self.config.scale else 0.0
         begun = with_random_directions(halves, count, stage, mask, self.seed)
@@ -349,13 +366,41 @@ class BasisLearner:
         )
         return replace(state, halves=on_manifold(halves, manifold), manifold=manifold)
 
-    def _sort_states(self, state: BasisState, *, band: int) -> BasisState:
+    def _sorter(self, state: BasisState, stage: Stage) -> Sorter:
+        mask = self._mask(stage.box, 2)
+        return Sorter(self.images, stage, mask, state.halves.spread, state.halves.scale)
+
+    def _one_state(self, state: BasisState) -> BasisState:
+        halves = replace(state.halves, spread=FIRST_SCALE_SPREAD if self.config.scale else 0.0)
+        begun = one_state(self._sorter(replace(state, halves=halves), self._stage(self.bands[0])))
+        halves = replace(halves, a=begun.states.a, b=begun.states.b)
+        return replace(state, halves=halves, share=begun.states.share, whole=begun.whole)
+
+    def _divide(self, state: BasisState, *, band: int) -> BasisState:
+        """A round of divisions; nothing happens once all states are whole."""
+        return self._grown(state, *grown(*self._growth(state, band), self.config.components, self.seed))
+
+    def _sort(self, state: BasisState, *, band: int, together: bool) -> BasisState:
+        sorter, growth = self._growth(state, band)
+        growth, sorter = settled(sorter, growth, 1, together=together)
+        # at a finer band a state may turn out to be two
+        return self._grown(state, replace(growth, whole=torch.zeros_like(growth.whole)), sorter)
+
+    def _growth(self, state: BasisState, band: int) -> tuple[Sorter, Growth]:
+        assert state.share is not None and state.whole is not None
         stage = self._stage(band)
         halves = state.halves.resized(stage.box)
-        found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
-        latent = torch.cat((found[0].first, found[1].first))[:, 1:]
-        mixture, halves = sorted_states(latent, halves, self.config.components, self.seed)
-        return replace(state, halves=halves, mixture=mixture)
+        return self._sorter(state, stage), Growth(States(halves.a, halves.b, state.share), state.whole)
+
+    def _grown(self, state: BasisState, growth: Growth, sorter: Sorter) -> BasisState:
+        halves = Halves(growth.states.a, growth.states.b, sorter.scale, state.halves.spread)
+        evidence = state.evidence if growth.evidence is None else (*state.evidence, growth.evidence)
+        return replace(state, halves=halves, share=growth.states.share, whole=growth.whole, evidence=evidence)
+
+    def _as_basis(self, state: BasisState) -> BasisState:
+        assert state.share is not None
+        mixture, halves = as_basis(States(state.halves.a, state.halves.b, state.share), state.halves)
+        return replace(state, halves=halves, mixture=mixture, share=None, whole=None)
 
     def _sharpen(self, state: BasisState, *, band: int, least: float = 0.0) -> BasisState:
         """A step of the volumes at a band, with the conformations placed by the coarse coefficients."""
@@ -369,8 +414,5 @@ class BasisLearner:
         state = replace(state, halves=halves, evidence=(*state.evidence, float(evidence)))
         assert found[0].share is not None and found[1].share is not None
         share = torch.cat((found[0].share, found[1].share))
-        if state.manifold is not None:
-            return replace(state, manifold=state.manifold.with_share(share))
-        assert state.mixture is not None
-        mean = share.mean(0).clamp(min=LEAST_SHARE)
-        return replace(state, mixture=replace(state.mixture, share=mean / mean.sum()))
+        assert state.manifold is not None
+        return replace(state, manifold=state.manifold.with_share(share))

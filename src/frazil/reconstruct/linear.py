@@ -24,6 +24,8 @@ from frazil.reconstruct.whitened import WhitenedImages
 FIRST_POWER = 0.05
 # standard errors by which an additional direction must explain the images of the other half better
 CLEARLY_BETTER = 3.0
+# log likelihood of an image below which nothing is worth telling apart: half-sets share a start, and with it a little noise
+WORTHWHILE = 0.02
 # the contrast of images is not believed to vary by more than this
 WIDEST_SCALE = 0.3
 
@@ -115,11 +117,11 @@ def maximise(
         variance = (scale[:, 1] - 2 * scale[:, 0] + 1).mean()
         spread = min(float(variance.clamp(min=1e-8).sqrt()), WIDEST_SCALE)
     if spread > 0:
-        scale = _at_one(scale)
+        scale = at_one(scale)
     return Halves(a, b, scale, spread)
 
 
-def _at_one(scale: Tensor) -> Tensor:
+def at_one(scale: Tensor) -> Tensor:
     """Contrasts divided by their mean: the volumes carry the common one."""
     mean = scale[:, 0].mean()
     return torch.stack((scale[:, 0] / mean, scale[:, 1] / mean**2), dim=1)
@@ -184,12 +186,13 @@ def evidence_of_the_other_half(
 def dimensions_told(evidence: Float[Tensor, "images dimensions"]) -> int:
     """The number of directions that the images of the other half clearly ask for.
 
-    A larger number replaces a smaller one where the mean gain per image exceeds `CLEARLY_BETTER` of its standard errors.
+    A larger number replaces a smaller one where the mean gain per image exceeds `CLEARLY_BETTER` of its standard errors
+    and is `WORTHWHILE`.
     """
     best = 0
     for k in range(1, evidence.shape[1]):
         gain = evidence[:, k] - evidence[:, best]
         error = gain.std() / len(gain) ** 0.5
-        if float(gain.mean()) > CLEARLY_BETTER * float(error):
+        if float(gain.mean()) > max(CLEARLY_BETTER * float(error), WORTHWHILE):
             best = k
     return best

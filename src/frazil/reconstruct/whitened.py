@@ -103,15 +103,24 @@ class WhitenedImages:
         self, first: int, last: int, count: int
     ) -> tuple[Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]]:
         """Whitened images and transfer functions of some neighbours, the first ``count`` coefficients of each."""
-        values = self._store.read(first, last)[:, :count].to(torch.float32)
-        gain = self._gain[self.group[first:last], :count]
+        return self._prepared(self._store.read(first, last), slice(first, last), count)
+
+    def chosen(
+        self, rows: Int[Tensor, " batch"], count: int
+    ) -> tuple[Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]]:
+        """The same of any images, in the order asked for."""
+        return self._prepared(self._store.chosen(rows, count), rows, count)
+
+    def _prepared(self, values: Tensor, rows: slice | Tensor, count: int) -> tuple[Tensor, Tensor]:
+        values = values[:, :count].to(torch.float32)
+        gain = self._gain[self.group[rows], :count]
         if self._gain is not self._stored_gain:
-            stored = self._stored_gain[self.group[first:last], :count]
+            stored = self._stored_gain[self.group[rows], :count]
             values = values * torch.where(stored > 0, gain / stored.clamp(min=1e-30), 0)[..., None]
         if self.optics is None:
             return values, gain
         plane = self.plane if count == self.plane.count else self.grid.half_plane(int(self.plane.shell[count - 1]))
-        return values, self.optics[first:last].ctf(self.grid, plane).to(torch.float32) * gain
+        return values, self.optics[rows].ctf(self.grid, plane).to(torch.float32) * gain
 
 
 def whitening(noise: Float[Tensor, "groups shells"], plane: HalfPlane) -> Float[Tensor, "groups coefficients"]:
@@ -149,6 +158,9 @@ class _Memory:
     def read(self, first: int, last: int) -> Tensor:
         return self.values[first:last]
 
+    def chosen(self, rows: Tensor, count: int) -> Tensor:
+        return self.values[rows, :count]
+
 
 class _File:
     """Coefficients in a file that is read in runs, never mapped: mapped pages would count as memory of this process."""
@@ -176,3 +188,9 @@ class _File:
         data = bytearray((last - first) * self.row)
         os.preadv(self.handle, [data], first * self.row)
         return torch.frombuffer(data, dtype=torch.float16).reshape(last - first, *self.shape)
+
+    def chosen(self, rows: Tensor, count: int) -> Tensor:
+        values = torch.empty(len(rows), count, 2, dtype=torch.float16)
+        for row, value in zip(rows.tolist(), values.numpy(), strict=True):
+            os.preadv(self.handle, [value], row * self.row)
+        return values

@@ -1,0 +1,175 @@
+"""Where states come from: a state divides in two when its parts explain images better that they were not made of.
+
+Sorting into many states at once ends in whatever lies near the start. Sorting the images of one state into two is easy: from
+random memberships the strongest difference grows, soonest at a coarse band, which has few voxels to be wrong about. So states
+are grown from one that holds all images. Whether two maps are better than one is asked of every fourth image, which neither
+maps nor memberships have seen; that also says when there is nothing left to divide. (The other half-set would not do: images
+chosen for their likeness to a map carry its noise into their own average.) After every round all images are weighed anew
+between all states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from frazil.reconstruct.linear import WORTHWHILE
+from frazil.reconstruct.states import Members, Rows, Sorter, States
+
+# a division grows from a few images taken at random: so it finds small parts as well as halves. For as many passes it is held
+# at this share, then let go for some more; whichever explains the images kept back better is taken
+FIRST_SHARE, HELD_PASSES, FREE_PASSES = 0.12, 40, 25
+# see `Sorter.caution`
+CAUTION_IN_DIVIDING = 1.5
+# standard errors by which two states must explain images better than one
+BETTER = 2.0
+# one image in so many is kept back to judge
+KEPT_BACK = 4
+# passes over all images after a round
+SETTLING_PASSES = 4
+# images of each half-set that a part must have
+FEWEST_IMAGES = 10
+# images that a division is grown from: more tell nothing new about where to begin
+MOST_IMAGES = 20_000
+
+
+@final
+@dataclass(frozen=True)
+class Growth:
+    """States on their way.
+
+    Attributes:
+        states: with their maps. whole: those that no division was found for at this band. evidence: mean log evidence of an
+            image, None before the first pass.
+    """
+
+    states: States
+    whole: Bool[Tensor, " states"]
+    evidence: float | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Division:
+    """Two states in the place of one.
+
+    Attributes:
+        gain: log likelihood of an image under two states against one, mean over the images that were kept back.
+        error: its standard error. second: which of the images are in the second state.
+    """
+
+    gain: float
+    error: float
+    second: Bool[Tensor, " images"]
+
+    @property
+    def clear(self) -> bool:
+        """Whether two states are clearly better than one."""
+        return self.gain > max(BETTER * self.error, WORTHWHILE)
+
+
+def one_state(sorter: Sorter) -> Growth:
+    """All images in one state."""
+    rows = sorter.all_rows()
+    states = sorter.averaged(rows, _members(rows, torch.zeros(len(sorter.images), dtype=torch.int64), 1))
+    return Growth(states, torch.zeros(1, dtype=torch.bool))
+
+
+def grown(sorter: Sorter, growth: Growth, most: int, seed: int) -> tuple[Growth, Sorter]:
+    """One round: states that clearly divide are divided, those first that explain most.
+
+    Args:
+        most: number of states not to exceed. seed: of the random memberships.
+    """
+    states, whole = growth.states, growth.whole.clone()
+    if states.count >= most or bool(whole.all()):
+        return growth, sorter
+    rows, labels = sorter.all_rows(), _labels(sorter, states)
+    found: dict[int, Division] = {}
+    for state in torch.nonzero(~whole)[:, 0].tolist():
+        division = divided(sorter, _rows_of(rows, labels, state), seed + 1000 * state + states.count)
+        whole[state] = division is None or not division.clear
+        if division is not None and division.clear:
+            found[state] = division
+    chosen = sorted(found, key=lambda state: -found[state].gain * len(found[state].second))[: most - states.count]
+    if not chosen:
+        return replace(growth, whole=whole), sorter
+    labels = labels.clone()
+    for number, state in enumerate(chosen):
+        own = torch.cat(_rows_of(rows, labels, state))
+        labels[own[found[state].second]] = states.count + number
+    whole = torch.cat((whole, torch.zeros(len(chosen), dtype=torch.bool)))
+    begun = sorter.averaged(rows, _members(rows, labels, len(whole)))
+    return settled(sorter, Growth(begun, whole), SETTLING_PASSES)
+
+
+def settled(sorter: Sorter, growth: Growth, passes: int, *, together: bool = True) -> tuple[Growth, Sorter]:
+    """Some passes over all images, see `Sorter.step`."""
+    rows = sorter.all_rows()
+    states, evidence = growth.states, growth.evidence
+    for _ in range(passes):
+        states, _, sorter, evidence = sorter.step(states, rows, together=together)
+    return replace(growth, states=states, evidence=evidence), sorter
+
+
+def divided(sorter: Sorter, rows: Rows, seed: int) -> Division | None:
+    """The images of one state in two, grown from random memberships; None where there are too few of them."""
+    if min(len(half) for half in rows) < 2 * FEWEST_IMAGES:
+        return None
+    every = max(1, sum(len(half) for half in rows) // MOST_IMAGES)
+    seen, unseen = _kept_back((rows[0][::every], rows[1][::every]))
+    drawn = torch.rand(sum(len(half) for half in seen), generator=torch.Generator().manual_seed(seed))
+    first = 3 * FIRST_SHARE * drawn.square()  # uneven, with the mean wanted
+    careful = replace(sorter, caution=CAUTION_IN_DIVIDING)
+    divisions, held = [], torch.tensor([1 - FIRST_SHARE, FIRST_SHARE])
+    two = _averaged(careful, seen, torch.stack((1 - first, first), dim=1))
+    one = _averaged(careful, seen, torch.ones(len(first), 1))
+    for passes, share in ((HELD_PASSES, held), (FREE_PASSES, None)):
+        for _ in range(passes):
+            two, _, _, _ = careful.step(two if share is None else replace(two, share=share), seen, together=True)
+        divisions.append(_judged(careful, rows, unseen, two, one))
+    division = max(divisions, key=lambda division: division.gain)
+    for half in division.second.split([len(rows[0]), len(rows[1])]):
+        if min(int(half.sum()), int((~half).sum())) < FEWEST_IMAGES:
+            return None
+    return division
+
+
+def _kept_back(rows: Rows) -> tuple[Rows, Rows]:
+    """Images to learn from and images to judge by; neighbours in this order look from nearly the same side."""
+    kept = [torch.arange(len(half)) % KEPT_BACK == KEPT_BACK - 1 for half in rows]
+    return (rows[0][~kept[0]], rows[1][~kept[1]]), (rows[0][kept[0]], rows[1][kept[1]])
+
+
+def _averaged(sorter: Sorter, rows: Rows, members: Tensor) -> States:
+    """The maps of given memberships, after one pass that learns how far the half-sets agree."""
+    a, b = members.split([len(rows[0]), len(rows[1])])
+    return sorter.step(sorter.averaged(rows, (a, b)), rows, together=True)[0]
+
+
+def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States, one: States) -> Division:
+    """Two states in the place of one for some images, as images that neither has seen have it."""
+    of_two, of_one = (sorter.tables(states, together=True) for states in (two, one))
+    better = sorter.weighed(of_two, two.share, unseen)[1] - sorter.weighed(of_one, one.share, unseen)[1]
+    members, _ = sorter.weighed(of_two, two.share, rows)
+    return Division(float(better.mean()), float(better.std()) / len(better) ** 0.5, torch.cat(members)[:, 1] > 0.5)
+
+
+def _labels(sorter: Sorter, states: States) -> Int[Tensor, " images"]:
+    """The likeliest state of every image."""
+    members, _ = sorter.weighed(sorter.tables(states, together=True), states.share, sorter.all_rows())
+    return torch.cat(members).argmax(1)
+
+
+def _rows_of(rows: Rows, labels: Tensor, state: int) -> Rows:
+    a, b = (half[labels[half] == state] for half in rows)
+    return a, b
+
+
+def _members(rows: Rows, labels: Tensor, count: int) -> Members:
+    hot: Float[Tensor, "images states"] = torch.nn.functional.one_hot(labels, count).to(torch.float32)
+    return hot[rows[0]], hot[rows[1]]

@@ -1,0 +1,319 @@
+"""Discrete states: each has a map of its own, and every image is weighed between them.
+
+Expectation is Bayes' rule over the states, each image with a contrast of its own. With memberships known every map is a
+weighted backprojection, so maximisation is exact: in every voxel the sum of what images say, divided by how much they say
+and by the prior of its shell. A map is the mean of all states plus a difference; the difference is shrunk towards none as
+far as the two half-sets disagree about it, so that a state of few images keeps what all states share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from frazil.inference.coefficient_posteriors import MixturePrior
+from frazil.numerics.spectrum_table import (
+    Table,
+    complete_axis_plane,
+    gather_table,
+    scatter_shares,
+    shell_means,
+    symmetrise_table,
+    volumes_of_table,
+)
+from frazil.reconstruct.expectation import SLICES_AT_ONCE, in_both_halves
+from frazil.reconstruct.linear import Halves, at_one
+from frazil.reconstruct.maximisation import LEAST_CORRELATION, MOST_CORRELATION, Stage, Volumes, smoothed
+from frazil.reconstruct.whitened import WhitenedImages
+
+# an image adds nothing to a state that it belongs to less than this
+LEAST_MEMBERSHIP = 1e-3
+# correlation between half-sets that is assumed where no maps are known yet: of the mean, and of what states differ by
+FIRST_CORRELATIONS = 0.9, 0.5
+# variance within a state, of one between them: states are discrete, but no particle is placed with certainty
+LEAST_VARIANCE = 1e-3
+
+Rows = tuple[Int[Tensor, " a"], Int[Tensor, " b"]]
+Members = tuple[Float[Tensor, "a states"], Float[Tensor, "b states"]]
+Sums = Float[Tensor, "states voxels 2 2"]
+
+
+@final
+@dataclass(frozen=True)
+class States:
+    """The maps of all states in two half-sets.
+
+    Attributes:
+        a, b: one map for each state. share: of the images in each state.
+    """
+
+    a: Volumes
+    b: Volumes
+    share: Float[Tensor, " states"]
+
+    @property
+    def count(self) -> int:
+        """Number of states."""
+        return len(self.share)
+
+
+@final
+@dataclass(frozen=True)
+class Correlations:
+    """How well half-sets agree: Fourier shell correlations.
+
+    Attributes:
+        mean: of the mean of all states. difference: of each state's difference from it.
+    """
+
+    mean: Float[Tensor, " shells"]
+    difference: Float[Tensor, "shells states"]
+
+    @staticmethod
+    def assumed(shells: int, states: int) -> Correlations:
+        """Where there are no maps yet."""
+        mean, difference = FIRST_CORRELATIONS
+        return Correlations(torch.full((shells,), mean), torch.full((shells, states), difference))
+
+    @staticmethod
+    def between(a: Table, b: Table, share: Float[Tensor, " states"], stage: Stage) -> Correlations:
+        """Measured on the tables of two halves. Each state's curve is averaged with the one of all states together."""
+        layout = stage.layout
+        of_mean = ((a * share).sum(2, keepdim=True), (b * share).sum(2, keepdim=True))
+        cross, power = [], []
+        for state in range(a.shape[2]):
+            x, y = (table[..., state] - mean[..., 0] for table, mean in zip((a, b), of_mean, strict=True))
+            columns = torch.stack(((x * y).sum(1), x.square().sum(1), y.square().sum(1)), dim=1)
+            found = shell_means(columns, layout)
+            cross.append(found[:, 0])
+            power.append(found[:, 1:])
+        crossed, powers = torch.stack(cross, 1), torch.stack(power, 1)
+        each = _ratio(crossed, powers)
+        together = _ratio((crossed * share).sum(1), (powers * share[:, None]).sum(1))
+        x, y = of_mean[0][..., 0], of_mean[1][..., 0]
+        found = shell_means(torch.stack(((x * y).sum(1), x.square().sum(1), y.square().sum(1)), dim=1), layout)
+        mean = _ratio(found[:, 0], found[:, 1:])
+        return Correlations(smoothed(mean[:, None])[:, 0], smoothed((each + together[:, None]) / 2))
+
+
+def _ratio(cross: Tensor, powers: Tensor) -> Tensor:
+    return cross / powers.prod(-1).sqrt().clamp(min=1e-30)
+
+
+@final
+@dataclass(frozen=True)
+class Sorter:
+    """Sorts images into states at one band limit.
+
+    Attributes:
+        images, stage: what is looked at. mask: of the mean, and of what states differ by. spread: of the contrast.
+        scale: E[s] and E[s^2] of the contrast of every image.
+        caution: power to which the correlation of differences is raised before it is believed. Images chosen for their
+            likeness to a map carry its noise into their own average, and half-sets sorted by the same maps agree too well.
+    """
+
+    images: WhitenedImages
+    stage: Stage
+    mask: Float[Tensor, "2 n n n"]
+    spread: float
+    scale: Float[Tensor, "images 2"]
+    caution: float = 1.0
+
+    @property
+    def shells(self) -> int:
+        """Number of shells of a table."""
+        return int(self.stage.layout.shell.round().max()) + 1
+
+    def all_rows(self) -> Rows:
+        """The images of both half-sets."""
+        a, b = self.images.half(0), self.images.half(1)
+        return torch.arange(a.start, a.stop), torch.arange(b.start, b.stop)
+
+    def averaged(self, rows: Rows, members: Members, correlations: Correlations | None = None) -> States:
+        """The maps of images whose memberships are known."""
+        sums = in_both_halves(lambda which: self._sums(rows[which], members[which]))
+        return self.maximised(sums, members, correlations)
+
+    def tables(self, states: States, *, together: bool) -> tuple[Table, Table]:
+        """What the images of each half are compared with: maps of their own half, or of both halves together."""
+        a, b = self.stage.tables((states.a, states.b))
+        if not together:
+            return a, b
+        common = self._common(a, b, states.share, self._believed(a, b, states.share))
+        return common, common
+
+    def _believed(self, a: Table, b: Table, share: Tensor) -> Correlations:
+        known = Correlations.between(a, b, share, self.stage)
+        return replace(known, difference=known.difference.clamp(min=0) ** self.caution)
+
+    def _common(self, a: Table, b: Table, share: Tensor, known: Correlations) -> Table:
+        """A half that correlates with the other by f was shrunk by f; both together deserve 2 f / (1 + f)."""
+        shell = self.stage.layout.shell.round().to(torch.int64)
+
+        def gain(correlation: Tensor) -> Tensor:
+            return (2 / (1 + correlation.clamp(LEAST_CORRELATION, MOST_CORRELATION)))[shell]
+
+        common = (a + b) / 2
+        mean = (common * share).sum(2, keepdim=True)
+        return mean * gain(known.mean)[:, None, None] + (common - mean) * gain(known.difference)[:, None]
+
+    def step(self, states: States, rows: Rows, *, together: bool) -> tuple[States, Members, Sorter, float]:
+        """One round of expectation and maximisation over some images.
+
+        Args:
+            together: images are compared with the maps of both halves: better sorted, but the halves are no longer
+                independent at this band.
+
+        Returns:
+            The new maps, the memberships, the sorter with the contrasts found, and the mean log evidence of an image.
+        """
+        tables = self.stage.tables((states.a, states.b))
+        known = self._believed(*tables, states.share)
+        if together:
+            tables = (self._common(*tables, states.share, known),) * 2
+        found = in_both_halves(lambda which: self._expect(rows[which], tables[which], states.share, update=True))
+        members = found[0][0], found[1][0]
+        sums = found[0][3], found[1][3]
+        assert sums[0] is not None and sums[1] is not None
+        moved = self.maximised((sums[0], sums[1]), members, known)
+        evidence = float(torch.cat((found[0][1], found[1][1])).mean())
+        return moved, members, self._with_scale(rows, (found[0][2], found[1][2])), evidence
+
+    def weighed(
+        self, tables: tuple[Table, Table], share: Float[Tensor, " states"], rows: Rows
+    ) -> tuple[Members, Float[Tensor, " images"]]:
+        """Memberships and log evidence of some images against maps."""
+        found = in_both_halves(lambda which: self._expect(rows[which], tables[which], share, update=False))
+        return (found[0][0], found[1][0]), torch.cat((found[0][1], found[1][1]))
+
+    def maximised(self, sums: tuple[Sums, Sums], members: Members, correlations: Correlations | None) -> States:
+        """The maps that sums over images ask for."""
+        count = sums[0].shape[0]
+        known = Correlations.assumed(self.shells, count) if correlations is None else correlations
+        a, b = in_both_halves(lambda which: self._maps(sums[which], known))
+        share = torch.cat(members).mean(0).clamp(min=1e-6)
+        return States(a, b, share / share.sum())
+
+    # ------------------------------------------------------------------------------------------------------ one half
+
+    def _expect(
+        self, rows: Tensor, table: Table, share: Tensor, *, update: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Sums | None]:
+        """Memberships, log evidence, contrasts, and sums for the maps, of some images of one half."""
+        stage, count = self.stage, table.shape[2]
+        sums = torch.zeros(count, stage.layout.count, 2, 2) if update else None
+        members, evidences, scales = [], [], []
+        for part in rows.split(max(1, SLICES_AT_ONCE // (stage.plane.count * count * 8))):
+            values, factor = self.images.chosen(part, stage.plane.count)
+            slices = gather_table(table, stage.layout, self.images.rotation[part], stage.plane, factor).flatten(1, 2)
+            fit, power = (values.flatten(1)[:, None] @ slices)[:, 0], slices.square().sum(1)
+            size = self.scale[part]
+            log = size[:, :1] * fit - size[:, 1:] / 2 * power + share.log()
+            evidence = torch.logsumexp(log, dim=1)
+            member = torch.exp(log - evidence[:, None])
+            size = self._contrast((member * fit).sum(1), (member * power).sum(1))
+            if sums is not None:
+                self._add(part, values, factor, member, size, sums)
+            members.append(member)
+            evidences.append(evidence)
+            scales.append(size)
+        if not members:
+            return torch.zeros(0, count), torch.zeros(0), torch.zeros(0, 2), sums
+        return torch.cat(members), torch.cat(evidences), torch.cat(scales), self._completed(sums)
+
+    def _sums(self, rows: Tensor, member: Tensor) -> Sums:
+        sums = torch.zeros(member.shape[1], self.stage.layout.count, 2, 2)
+        at_once = max(1, SLICES_AT_ONCE // (self.stage.plane.count * 8))
+        for part, belongs in zip(rows.split(at_once), member.split(at_once), strict=True):
+            values, factor = self.images.chosen(part, self.stage.plane.count)
+            self._add(part, values, factor, belongs, self.scale[part], sums)
+        done = self._completed(sums)
+        assert done is not None
+        return done
+
+    def _add(self, part: Tensor, values: Tensor, factor: Tensor, member: Tensor, size: Tensor, sums: Sums) -> None:
+        """Backproject images into the sums of every state that they belong to: signal, and how much is said of it."""
+        kept = torch.where(member > LEAST_MEMBERSHIP, member, 0)
+        share = kept[..., None] * size[:, None]
+        scatter_shares(values, self.stage.layout, self.images.rotation[part], self.stage.plane, factor, share, sums)
+
+    def _completed(self, sums: Sums | None) -> Sums | None:
+        """Sums that the plane x = 0 and the point group have been applied to."""
+        if sums is None:
+            return None
+        stage = self.stage
+        for total in sums:
+            complete_axis_plane(total, stage.layout)
+            if len(stage.symmetry) > 1:
+                total.copy_(symmetrise_table(total, stage.layout, stage.symmetry))
+        return sums
+
+    def _maps(self, sums: Sums, known: Correlations) -> Volumes:
+        """The maps of one half."""
+        stage, layout = self.stage, self.stage.layout
+        shell = layout.shell.round().to(torch.int64)
+        ratio = _noise_to_signal(known.mean)
+        total = sums.sum(0)
+        mean = _divided(total[..., 0], total[:, 0, 1], ratio, shell, stage)
+        centre = volumes_of_table(mean[..., None], layout, stage.box)[0]
+        maps = torch.empty(len(sums), *centre.shape)
+        for state, one in enumerate(sums):
+            said, told = one[..., 0], one[:, 0, 1]
+            ratio = _noise_to_signal(known.difference[:, state])
+            difference = _divided(said - told[:, None] * mean, told, ratio, shell, stage)
+            apart = volumes_of_table(difference[..., None], layout, stage.box)[0]
+            maps[state] = centre * self.mask[0] + apart * self.mask[1]
+        return maps
+
+    def _contrast(self, fit: Tensor, power: Tensor) -> Tensor:
+        """E[s] and E[s^2] of images, normal around 1 before they are seen."""
+        if self.spread == 0:
+            return torch.ones(len(fit), 2)
+        inverse = 1 / self.spread**2
+        precision = power + inverse
+        mean = (fit + inverse) / precision
+        return torch.stack((mean, mean.square() + 1 / precision), dim=1)
+
+    def _with_scale(self, rows: Rows, found: tuple[Tensor, Tensor]) -> Sorter:
+        if self.spread == 0:
+            return self
+        scale = self.scale.clone()
+        scale[torch.cat(rows)] = torch.cat(found)
+        return replace(self, scale=at_one(scale))
+
+
+def _noise_to_signal(correlation: Tensor) -> Tensor:
+    believed = correlation.clamp(LEAST_CORRELATION, MOST_CORRELATION)
+    return (1 - believed) / believed
+
+
+def _divided(said: Tensor, told: Tensor, ratio: Tensor, shell: Tensor, stage: Stage) -> Tensor:
+    """Sums over images divided by how much was said and by the prior of each shell (Scheres 2012)."""
+    prior = (shell_means(told, stage.layout) * ratio)[shell]
+    return said / (told + prior + torch.finfo(said.dtype).tiny)[:, None]
+
+
+def as_basis(states: States, halves: Halves) -> tuple[MixturePrior, Halves]:
+    """States as a mean and C - 1 directions of change whose weights are functions of the state.
+
+    The functions are orthonormal under the share, so latents have unit variance as those of other ensembles have.
+    """
+    functions = functions_of_states(states.share)
+
+    def moved(maps: Volumes) -> Volumes:
+        mean = torch.tensordot(states.share, maps, 1)[None]
+        return torch.cat((mean, torch.tensordot((functions * states.share[:, None]).T, maps, 1)))
+
+    spread = LEAST_VARIANCE**0.5 * torch.eye(states.count - 1).repeat(states.count, 1, 1)
+    return MixturePrior(states.share, functions, spread), replace(halves, a=moved(states.a), b=moved(states.b))
+
+
+def functions_of_states(share: Float[Tensor, " states"]) -> Float[Tensor, "states functions"]:
+    """C - 1 functions of the state with mean 0 and covariance 1 under the share."""
+    root = share.sqrt()
+    beside = torch.eye(len(share)) - root[:, None] * root
+    return torch.linalg.eigh(beside)[1][:, 1:] / root[:, None]
