@@ -55,8 +55,9 @@ def test_gather_and_scatter_are_adjoint(box):
 
 
 @BOXES
-def test_the_twins_of_gather_and_scatter_agree_with_the_compiled_loops(box, monkeypatch):
-    values, plane, layout, rotation, factor = some(box)
+@pytest.mark.parametrize("volumes", [1, 2, 7, 9])
+def test_the_twins_of_gather_and_scatter_agree_with_the_compiled_loops(box, volumes):
+    values, plane, layout, rotation, factor = some(box, volumes)
     table = table_of_volumes(values, layout)
     compiled = gather_table(table, layout, rotation, plane, factor)
     index, weight, mirrored = table_corners(layout, rotation, plane)

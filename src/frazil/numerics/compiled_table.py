@@ -16,74 +16,94 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-LANES = 8
 # points whose rows are asked for before their turn, and the numbers that one request brings (a line of 64 bytes)
-AHEAD, LINE = 6, 16
+AHEAD, LINE = 16, 16
 
 
-def _vector_at(context, builder, kind, value, at):
-    """Pointer to eight numbers of an array."""
+def _vector(lanes):
+    return ir.VectorType(ir.FloatType(), lanes)
+
+
+def _vector_at(context, builder, kind, value, at, lanes):
+    """Pointer to some neighbouring numbers of an array."""
     array = context.make_array(kind)(context, builder, value)
-    return builder.bitcast(builder.gep(array.data, [at]), ir.VectorType(ir.FloatType(), LANES).as_pointer())
+    return builder.bitcast(builder.gep(array.data, [at]), _vector(lanes).as_pointer())
 
 
-def _spread(builder, number):
-    """A vector of eight times the same number."""
-    eight = ir.VectorType(ir.FloatType(), LANES)
-    first = builder.insert_element(ir.Constant(eight, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(
-        first, ir.Constant(eight, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    )
+def _spread(builder, number, lanes):
+    """A vector of the same number."""
+    undefined = ir.Constant(_vector(lanes), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
-@intrinsic
-def _mix(typing_context, table, a, b, c, d, width, weights, signs, sign_at, out, to):
-    """out[to : to + 8] = signs[...] * sum of the eight corners' numbers; corners lie at a, b, c, d and ``width`` behind each.
-
-    ``weights`` are the eight corners', in the order a, behind a, b, ...
-    """
-    place = types.intp
-    signature = types.void(table, place, place, place, place, place, weights, signs, place, out, place)
-
-    def generate(context, builder, signature, arguments):
-        kinds = signature.args
-        source, a, b, c, d, width, weights, signs, sign_at, out, to = arguments
-        weight = context.make_array(kinds[6])(context, builder, weights)
-        starts = [start for row in (a, b, c, d) for start in (row, builder.add(row, width))]
-        total = None
-        for corner, start in enumerate(starts):
-            share = builder.load(builder.gep(weight.data, [ir.Constant(ir.IntType(64), corner)]))
-            part = builder.load(_vector_at(context, builder, kinds[0], source, start), align=4)
-            part = builder.fmul(part, _spread(builder, share), flags=("fast",))
-            total = part if total is None else builder.fadd(total, part, flags=("fast",))
-        sign = builder.load(_vector_at(context, builder, kinds[7], signs, sign_at), align=4)
-        builder.store(
-            builder.fmul(total, sign, flags=("fast",)), _vector_at(context, builder, kinds[9], out, to), align=4
-        )
-        return context.get_dummy_value()
-
-    return signature, generate
+def _corners(context, builder, rows, width, kind, weights):
+    """Where the numbers of the eight corners begin, and the weight of each."""
+    weight = context.make_array(kind)(context, builder, weights)
+    starts = [start for row in rows for start in (row, builder.add(row, width))]
+    for corner, start in enumerate(starts):
+        yield start, builder.load(builder.gep(weight.data, [ir.Constant(ir.IntType(64), corner)]))
 
 
-@intrinsic
-def _add(typing_context, values, at, signs, sign_at, near, far, table, to, width):
-    """table[to : to + 8] += near * signs * values[at : at + 8], and far times the same ``width`` behind."""
-    place, single = types.intp, types.float32
-    signature = types.void(values, place, signs, place, single, single, table, place, place)
+def _mixing(lanes):
+    """The step of `gather` for some neighbouring numbers of a point."""
 
-    def generate(context, builder, signature, arguments):
-        kinds = signature.args
-        values, at, signs, sign_at, near, far, table, to, width = arguments
-        value = builder.load(_vector_at(context, builder, kinds[0], values, at), align=4)
-        sign = builder.load(_vector_at(context, builder, kinds[2], signs, sign_at), align=4)
-        value = builder.fmul(value, sign, flags=("fast",))
-        for share, start in ((near, to), (far, builder.add(to, width))):
-            target = _vector_at(context, builder, kinds[6], table, start)
-            added = builder.fmul(value, _spread(builder, share), flags=("fast",))
-            builder.store(builder.fadd(builder.load(target, align=4), added, flags=("fast",)), target, align=4)
-        return context.get_dummy_value()
+    @intrinsic
+    def mix(typing_context, table, a, b, c, d, width, weights, signs, sign_at, out, to):
+        """out[to] = signs[sign_at] * sum of the eight corners' numbers: at a, b, c, d, and ``width`` behind each.
 
-    return signature, generate
+        ``weights`` are the eight corners', in the order a, behind a, b, ...
+        """
+        place = types.intp
+        signature = types.void(table, place, place, place, place, place, weights, signs, place, out, place)
+
+        def generate(context, builder, signature, arguments):
+            kinds = signature.args
+            source, a, b, c, d, width, weights, signs, sign_at, out, to = arguments
+            total = None
+            for start, share in _corners(context, builder, (a, b, c, d), width, kinds[6], weights):
+                part = builder.load(_vector_at(context, builder, kinds[0], source, start, lanes), align=4)
+                part = builder.fmul(part, _spread(builder, share, lanes), flags=("fast",))
+                total = part if total is None else builder.fadd(total, part, flags=("fast",))
+            sign = builder.load(_vector_at(context, builder, kinds[7], signs, sign_at, lanes), align=4)
+            target = _vector_at(context, builder, kinds[9], out, to, lanes)
+            builder.store(builder.fmul(total, sign, flags=("fast",)), target, align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return mix
+
+
+def _adding(lanes):
+    """The step of `scatter` for some neighbouring numbers of a point."""
+
+    @intrinsic
+    def add(typing_context, values, at, signs, sign_at, weights, table, a, b, c, d, width):
+        """table += weights * signs[sign_at] * values[at] at the eight corners, see `_mixing`."""
+        place = types.intp
+        signature = types.void(values, place, signs, place, weights, table, place, place, place, place, place)
+
+        def generate(context, builder, signature, arguments):
+            kinds = signature.args
+            values, at, signs, sign_at, weights, table, a, b, c, d, width = arguments
+            value = builder.load(_vector_at(context, builder, kinds[0], values, at, lanes), align=4)
+            sign = builder.load(_vector_at(context, builder, kinds[2], signs, sign_at, lanes), align=4)
+            value = builder.fmul(value, sign, flags=("fast",))
+            for start, share in _corners(context, builder, (a, b, c, d), width, kinds[4], weights):
+                target = _vector_at(context, builder, kinds[5], table, start, lanes)
+                added = builder.fmul(value, _spread(builder, share, lanes), flags=("fast",))
+                builder.store(builder.fadd(builder.load(target, align=4), added, flags=("fast",)), target, align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return add
+
+
+# a row holds an even count of numbers: eights, then at most one four and one two
+_mix8, _mix4, _mix2 = _mixing(8), _mixing(4), _mixing(2)
+_add8, _add4, _add2 = _adding(8), _adding(4), _adding(2)
 
 
 @intrinsic
@@ -164,54 +184,50 @@ def gather(table, starts, reach, rotation, x, y, scale, factor, out):
     out: (images, points, 2, volumes).
     """
     points, width = x.shape[0], 2 * table.shape[2]
-    flat, target, signs = table.reshape(-1), out.reshape(-1), _signs(table.shape[2])
-    both_signs = signs.reshape(-1)
+    flat, target, signs = table.reshape(-1), out.reshape(-1), _signs(table.shape[2]).reshape(-1)
     rows, fractions = np.empty((points, 4), np.int64), np.empty((points, 3), np.float32)
     mirrored, weights = np.empty(points, np.bool_), np.empty(8, np.float32)
-    for b in range(rotation.shape[0]):
-        _locate(rotation[b], x, y, scale, starts, reach, width, rows, fractions, mirrored)
+    for image in range(rotation.shape[0]):
+        _locate(rotation[image], x, y, scale, starts, reach, width, rows, fractions, mirrored)
         for p in range(points):
             _fetch_rows(flat, rows, p + AHEAD, width)
-            _weigh(fractions[p], factor[b, p], weights)
-            r1, r2, r3, r4 = rows[p, 0], rows[p, 1], rows[p, 2], rows[p, 3]
-            sign, to = (width if mirrored[p] else 0), (b * points + p) * width
-            done = 0
-            while done + LANES <= width:
-                four = (r1 + done, r2 + done, r3 + done, r4 + done)
-                _mix(flat, *four, width, weights, both_signs, sign + done, target, to + done)
-                done += LANES
-            for k in range(done, width):
-                total = np.float32(0)
-                for pair in range(4):
-                    at = rows[p, pair] + k
-                    total += weights[2 * pair] * flat[at] + weights[2 * pair + 1] * flat[at + width]
-                target[to + k] = total * signs[int(mirrored[p]), k]
+            _weigh(fractions[p], factor[image, p], weights)
+            a, b, c, d = rows[p, 0], rows[p, 1], rows[p, 2], rows[p, 3]
+            sign, to = (width if mirrored[p] else 0), (image * points + p) * width
+            k = 0
+            while k + 8 <= width:
+                _mix8(flat, a + k, b + k, c + k, d + k, width, weights, signs, sign + k, target, to + k)
+                k += 8
+            if k + 4 <= width:
+                _mix4(flat, a + k, b + k, c + k, d + k, width, weights, signs, sign + k, target, to + k)
+                k += 4
+            if k < width:
+                _mix2(flat, a + k, b + k, c + k, d + k, width, weights, signs, sign + k, target, to + k)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def scatter(values, starts, reach, rotation, x, y, scale, factor, table):
     """Add factor times values to the table where `gather` reads: its exact adjoint in the table."""
     points, width = x.shape[0], 2 * table.shape[2]
-    flat, source, signs = table.reshape(-1), values.reshape(-1), _signs(table.shape[2])
-    both_signs = signs.reshape(-1)
+    flat, source, signs = table.reshape(-1), values.reshape(-1), _signs(table.shape[2]).reshape(-1)
     rows, fractions = np.empty((points, 4), np.int64), np.empty((points, 3), np.float32)
     mirrored, weights = np.empty(points, np.bool_), np.empty(8, np.float32)
-    for b in range(rotation.shape[0]):
-        _locate(rotation[b], x, y, scale, starts, reach, width, rows, fractions, mirrored)
+    for image in range(rotation.shape[0]):
+        _locate(rotation[image], x, y, scale, starts, reach, width, rows, fractions, mirrored)
         for p in range(points):
             _fetch_rows(flat, rows, p + AHEAD, width)
-            _weigh(fractions[p], factor[b, p], weights)
-            sign, at = (width if mirrored[p] else 0), (b * points + p) * width
-            for pair in range(4):
-                row, near, far = rows[p, pair], weights[2 * pair], weights[2 * pair + 1]
-                done = 0
-                while done + LANES <= width:
-                    _add(source, at + done, both_signs, sign + done, near, far, flat, row + done, width)
-                    done += LANES
-                for k in range(done, width):
-                    value = source[at + k] * signs[int(mirrored[p]), k]
-                    flat[row + k] += near * value
-                    flat[row + width + k] += far * value
+            _weigh(fractions[p], factor[image, p], weights)
+            a, b, c, d = rows[p, 0], rows[p, 1], rows[p, 2], rows[p, 3]
+            sign, at = (width if mirrored[p] else 0), (image * points + p) * width
+            k = 0
+            while k + 8 <= width:
+                _add8(source, at + k, signs, sign + k, weights, flat, a + k, b + k, c + k, d + k, width)
+                k += 8
+            if k + 4 <= width:
+                _add4(source, at + k, signs, sign + k, weights, flat, a + k, b + k, c + k, d + k, width)
+                k += 4
+            if k < width:
+                _add2(source, at + k, signs, sign + k, weights, flat, a + k, b + k, c + k, d + k, width)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -89,6 +90,18 @@ def table_layout(band: int, padding: int = 2, device: str = "cpu") -> TableLayou
 Table = Float[Tensor, "voxels 2 volumes"]
 
 
+def zero_table(layout: TableLayout, volumes: int, dtype: torch.dtype = torch.float32) -> Table:
+    """A table of zeros where the layout is.
+
+    Slices read all over a table. On the CPU numpy asks the system for large pages of memory, so that fewer addresses need
+    looking up; torch does not.
+    """
+    shape = (layout.count, 2, volumes)
+    if layout.x.device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=layout.x.device)
+    return torch.from_numpy(np.zeros(shape, torch.empty(0, dtype=dtype).numpy().dtype))
+
+
 def shell_means(values: Float[Tensor, "voxels *columns"], layout: TableLayout) -> Float[Tensor, "shells *columns"]:
     """Means over the listed voxels of each shell of the image."""
     shell = layout.shell.round().to(torch.int64)
@@ -135,7 +148,7 @@ def table_of_volumes(volumes: Float[Tensor, "volumes n n n"], layout: TableLayou
     """The table of real volumes, compensated for the interpolation to come."""
     n, device = volumes.shape[-1], str(volumes.device)
     how = _transform(layout.band, layout.padding, device, n, volumes.dtype, True)
-    table = torch.zeros(layout.count, 2, len(volumes), dtype=volumes.dtype, device=volumes.device)
+    table = zero_table(layout, len(volumes), volumes.dtype)
     padded = torch.zeros((how.size,) * 3, dtype=volumes.dtype, device=volumes.device)
     inner = slice(how.low, how.low + n)
     for k, volume in enumerate(volumes):

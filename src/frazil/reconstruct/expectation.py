@@ -18,7 +18,14 @@ from torch import Tensor
 from frazil.inference.coefficient_posteriors import CoefficientPrior, Moments
 from frazil.inference.streamed import one_thread_per_operation
 from frazil.numerics.fourier import HalfPlane
-from frazil.numerics.spectrum_table import Table, TableLayout, complete_axis_plane, gather_table, scatter_table
+from frazil.numerics.spectrum_table import (
+    Table,
+    TableLayout,
+    complete_axis_plane,
+    gather_table,
+    scatter_table,
+    zero_table,
+)
 from frazil.reconstruct.whitened import WhitenedImages
 
 Result = TypeVar("Result")
@@ -94,7 +101,7 @@ class Pass:
     def over(self, images: WhitenedImages, rows: range, table: Table, scale: Float[Tensor, "images 2"]) -> Expectation:
         """One pass over a range of the images by one worker. ``scale`` are the present moments of the contrast of all."""
         volumes = table.shape[2]
-        gradient = torch.zeros_like(table) if self.update else table[:0]
+        gradient = zero_table(self.layout, volumes) if self.update else table[:0]
         second, information = torch.zeros(volumes, volumes), torch.zeros(volumes, volumes)
         groups = int(images.group.max()) + 1
         residual = torch.zeros(groups, self.plane.count) if self.residual else None
@@ -107,25 +114,25 @@ class Pass:
             values, factor = images.batch(first, last, self.plane.count)
             rotation = images.rotation[first:last]
             slices = gather_table(table, self.layout, rotation, self.plane, factor).flatten(1, 2)
-            flat = values.flatten(1)
-            coarse, known = (slices, flat) if self.informed is None else (slices[:, :told], flat[:, :told])
-            gram, projection = coarse.mT @ coarse, (coarse.mT @ known[..., None])[..., 0]
+            # volumes and image as rows: sums over coefficients run along memory
+            seen = torch.cat((slices.mT, values.reshape(len(values), 1, -1)), dim=1)
+            coarse = seen[..., :told]
+            overlap = coarse @ coarse.mT
+            gram, projection = overlap[:, :-1, :-1], overlap[:, :-1, -1]
             size = scale[first:last]
             moments = self.prior.moments(gram * size[:, 1, None, None], projection * size[:, :1])
             size = self.scale.update(moments, gram, projection)
-            weighted = moments.second * size[:, 1, None, None]
+            mean, weighted = moments.first * size[:, :1], moments.second * size[:, 1, None, None]
             second += weighted.sum(0)
             information += (gram * size[:, 1, None, None]).sum(0)
             if not self.update:
                 said.append((gram * size[:, 1, None, None], projection * size[:, :1]))
             else:
-                change = flat[..., None] * (moments.first * size[:, :1])[:, None]
-                change = torch.baddbmm(change, slices, weighted, alpha=-1).unflatten(1, (-1, 2))
-                scatter_table(change, self.layout, rotation, self.plane, factor, gradient)
+                change = torch.cat((-weighted, mean[..., None]), dim=2) @ seen
+                scatter_table(change.mT.unflatten(1, (-1, 2)), self.layout, rotation, self.plane, factor, gradient)
             if residual is not None:
-                seen = (slices @ (moments.first * size[:, :1])[..., None])[..., 0]
-                power = (flat - seen).unflatten(1, (-1, 2)).square().sum(-1)
-                residual.index_add_(0, images.group[first:last], power)
+                left = seen[:, -1] - (mean[:, None] @ seen[:, :-1])[:, 0]
+                residual.index_add_(0, images.group[first:last], left.unflatten(1, (-1, 2)).square().sum(-1))
             found.append((moments, size))
         counts = torch.bincount(images.group[rows.start : rows.stop], minlength=groups).clamp(min=1)
         shares = [moments.share for moments, _ in found if moments.share is not None]
@@ -161,7 +168,7 @@ def in_both_halves(work: Callable[[int], Result]) -> tuple[Result, Result]:
 
 def coverage(images: WhitenedImages, rows: range, layout: TableLayout, plane: HalfPlane) -> Float[Tensor, " voxels"]:
     """How much the images tell of every voxel of a table: the sum of squared transfer functions."""
-    total = torch.zeros(layout.count, 2, 1)
+    total = zero_table(layout, 1)
     for first in range(rows.start, rows.stop, 64):
         last = min(first + 64, rows.stop)
         _, factor = images.batch(first, last, plane.count)
