@@ -230,6 +230,49 @@ def scatter(values, starts, reach, rotation, x, y, scale, factor, table):
                 _add2(source, at + k, signs, sign + k, weights, flat, a + k, b + k, c + k, d + k, width)
 
 
+@numba.njit(nogil=True, cache=True)
+def put_volume(spectrum, place, sign, kept, volume, table):
+    """table[kept, :, volume] = sign * spectrum[place]; spectrum: (cells, 2)."""
+    for v in range(kept.shape[0]):
+        table[kept[v], 0, volume] = sign[v] * spectrum[place[v], 0]
+        table[kept[v], 1, volume] = sign[v] * spectrum[place[v], 1]
+
+
+@numba.njit(nogil=True, cache=True)
+def take_volume(table, kept, volume, sign, place, spectrum):
+    """spectrum[place] = sign * table[kept, :, volume]."""
+    for v in range(kept.shape[0]):
+        spectrum[place[v], 0] = sign[v] * table[kept[v], 0, volume]
+        spectrum[place[v], 1] = sign[v] * table[kept[v], 1, volume]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def newton_step(slope, table, shell, weight, prior, values, turn):
+    """slope[v] = T diag(1 / (weight[v] values + 1)) T^T (slope[v] - prior table[v]), with the numbers of the voxel's shell.
+
+    slope, table: (voxels, 2, volumes). prior, values: (shells, volumes). turn: T, (shells, volumes, volumes).
+    """
+    volumes = table.shape[2]
+    damping, turned = np.empty(volumes, np.float32), np.empty(volumes, np.float32)
+    for v in range(table.shape[0]):
+        s = shell[v]
+        for j in range(volumes):
+            damping[j] = 1 / (weight[v] * values[s, j] + 1)
+        for part in range(2):
+            turned[:] = 0
+            for k in range(volumes):
+                number = slope[v, part, k] - prior[s, k] * table[v, part, k]
+                for j in range(volumes):
+                    turned[j] += number * turn[s, k, j]
+            for j in range(volumes):
+                turned[j] *= damping[j]
+            for k in range(volumes):
+                total = np.float32(0)
+                for j in range(volumes):
+                    total += turned[j] * turn[s, k, j]
+                slope[v, part, k] = total
+
+
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def symmetrise(table, starts, reach, limit, rotations, z, y, x, out):
     """out[v] += sum over the rotations g of the table at g (x, y, z), by trilinear interpolation.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import final
 
 import numpy as np
@@ -56,6 +56,11 @@ class TableLayout:
         """Radius of every voxel in shells of the image."""
         squared = (self.z**2 + self.y**2 + self.x**2).to(torch.float32)
         return squared.sqrt() / self.padding
+
+    @cached_property
+    def nearest_shell(self) -> Int[Tensor, " voxels"]:
+        """The shell that every voxel belongs to."""
+        return self.shell.round().to(torch.int64)
 
     @property
     def limit(self) -> float:
@@ -104,7 +109,7 @@ def zero_table(layout: TableLayout, volumes: int, dtype: torch.dtype = torch.flo
 
 def shell_means(values: Float[Tensor, "voxels *columns"], layout: TableLayout) -> Float[Tensor, "shells *columns"]:
     """Means over the listed voxels of each shell of the image."""
-    shell = layout.shell.round().to(torch.int64)
+    shell = layout.nearest_shell
     count = torch.bincount(shell).to(values.dtype)
     sums = torch.zeros(len(count), *values.shape[1:], dtype=values.dtype, device=values.device)
     sums.index_add_(0, shell, values)
@@ -139,7 +144,7 @@ def _transform(band: int, padding: int, device: str, box_size: int, dtype: torch
     kept = torch.nonzero(inside)[:, 0]
     flat = ((layout.z % size) * size + layout.y % size) * (size // 2 + 1) + layout.x
     odd = (layout.z + layout.y + layout.x) % 2
-    sign = (1 - 2 * odd[kept]).to(dtype)[:, None]
+    sign = (1 - 2 * odd[kept]).to(dtype)
     falloff = interpolation_falloff(box_size, padding, torch.empty(0, dtype=dtype, device=device))
     return _Transform(size, size // 2 - box_size // 2, kept, flat[kept], sign, falloff)
 
@@ -153,8 +158,12 @@ def table_of_volumes(volumes: Float[Tensor, "volumes n n n"], layout: TableLayou
     inner = slice(how.low, how.low + n)
     for k, volume in enumerate(volumes):
         padded[inner, inner, inner] = volume / how.falloff
-        spectrum = torch.fft.rfftn(padded).reshape(-1)[how.place]
-        table[how.kept, :, k] = torch.view_as_real(spectrum) * how.sign
+        spectrum = torch.view_as_real(torch.fft.rfftn(padded)).reshape(-1, 2)
+        if table.device.type == "cpu":
+            places = (how.place.numpy(), how.sign.numpy(), how.kept.numpy())
+            compiled_table.put_volume(spectrum.numpy(), *places, k, table.numpy())
+        else:
+            table[how.kept, :, k] = spectrum[how.place] * how.sign[:, None]
     return table
 
 
@@ -166,7 +175,11 @@ def volumes_of_table(table: Table, layout: TableLayout, box_size: int) -> Float[
     shape = (how.size, how.size, how.size // 2 + 1)
     spectrum = torch.zeros(math.prod(shape), 2, dtype=table.dtype, device=table.device)
     for k in range(table.shape[2]):
-        spectrum[how.place] = table[how.kept, :, k] * how.sign
+        if table.device.type == "cpu":
+            places = (how.sign.numpy(), how.place.numpy())
+            compiled_table.take_volume(table.numpy(), how.kept.numpy(), k, *places, spectrum.numpy())
+        else:
+            spectrum[how.place] = table[how.kept, :, k] * how.sign[:, None]
         volume = torch.fft.irfftn(torch.view_as_complex(spectrum).reshape(shape), s=(how.size,) * 3)
         volumes[k] = volume[inner, inner, inner] / how.falloff
     return volumes

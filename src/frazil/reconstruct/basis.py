@@ -262,7 +262,7 @@ class BasisLearner:
         halves = state.halves.resized(stage.box)
         tables = stage.tables(halves.pair)
         curves = smoothed(half_correlations(*tables, stage.layout)).clamp(LEAST_CORRELATION, 1)
-        shell = stage.layout.shell.round().to(torch.int64)
+        shell = stage.layout.nearest_shell
         common = (tables[0] + tables[1]) / 2 * (2 / (1 + curves))[shell][:, None]
         return volumes_of_table(common, stage.layout, stage.box) * self._mask(stage.box, len(common[0, 0]))
 

@@ -35,8 +35,8 @@ PASSES = ("principal components", "motion", "states")
 # shells kept beyond the one where half-maps of the consensus agree no more: what moves is blurred in it, and finer in a state
 MARGIN = 2.0
 LEAST_BAND = 8
-# tables held per half at the peak: present, gradient, change, and one in the making
-TABLES_PER_HALF = 4
+# tables held per half at the peak: present, gradient, and one in the making
+TABLES_PER_HALF = 3
 # the share of memory that coefficients may take before they go to disk
 SHARE_FOR_IMAGES = 0.6
 
@@ -96,7 +96,8 @@ def planned_tables(band: int, box: int, config: Config) -> float:
     directions = config.basis.volumes or (MOST_VOLUMES if config.basis.model == "nonlinear" else 0)
     volumes = max(1 + max(directions, config.latent_dim or config.basis.most_dimensions), config.basis.components)
     table = table_layout(band).count * 2 * volumes * 4
-    return 2 * TABLES_PER_HALF * table + 4 * volumes * box**3 * 4 + 3 * (2 * box) ** 3 * 4 + 5e8
+    transforms = 2 * 3 * (2 * box) ** 3 * 4  # one padded volume and its spectra in each half
+    return 2 * TABLES_PER_HALF * table + 4 * volumes * box**3 * 4 + transforms + 5e8
 
 
 def read_whitened(

@@ -30,8 +30,9 @@ from frazil.reconstruct.whitened import WhitenedImages
 
 Result = TypeVar("Result")
 
-# bytes of slices that a worker holds at once: they should stay in its cache
-SLICES_AT_ONCE = 1_500_000
+# bytes of slices that a worker holds at once: enough that operations last longer than they take to start, few enough to stay
+# in the cache
+SLICES_AT_ONCE = 6_000_000
 
 
 @final

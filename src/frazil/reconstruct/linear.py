@@ -17,7 +17,15 @@ from torch import Tensor
 from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior
 from frazil.numerics.spectrum_table import Table, shell_means, table_of_volumes, volumes_of_table
 from frazil.reconstruct.expectation import Expectation, Pass, ScalePrior, in_both_halves
-from frazil.reconstruct.maximisation import Stage, Volumes, half_correlations, pooled, resize_to, smoothed, stepped
+from frazil.reconstruct.maximisation import (
+    Stage,
+    Volumes,
+    half_correlations,
+    pooled_correlations,
+    resize_to,
+    smoothed,
+    stepped,
+)
 from frazil.reconstruct.whitened import WhitenedImages
 
 # power of each random direction at the start, relative to that of the mean
@@ -64,7 +72,7 @@ def with_random_directions(mean: Halves, count: int, stage: Stage, mask: Tensor,
     power = shell_means(table.square().sum(1), stage.layout)
     a, b = stage.tables((mean.a, mean.b))
     wanted = FIRST_POWER * shell_means((a.square().sum((1, 2)) + b.square().sum((1, 2))) / 2, stage.layout)
-    shell = stage.layout.shell.round().to(torch.int64)
+    shell = stage.layout.nearest_shell
     gain = (wanted[:, None] / power.clamp(min=1e-30)).sqrt()[shell]
     directions = volumes_of_table(table * gain[:, None], stage.layout, box)
     return replace(mean, a=torch.cat((mean.a, directions)), b=torch.cat((mean.b, directions)))
@@ -102,14 +110,11 @@ def maximise(
         mask: (n, n, n), or one for each volume. least: correlation that directions are granted at least: what has only just
             begun shall not be given up. together: whether the directions lend each other their correlation.
     """
-    curves = half_correlations(*tables, stage.layout)
-    if together and curves.shape[1] > 1:
-        curves = pooled(curves, tables, stage.layout)
-    curves = smoothed(curves)
+    correlated = pooled_correlations if together and halves.a.shape[0] > 1 else half_correlations
+    curves = smoothed(correlated(*tables, stage.layout))
     curves[:, 1:] = curves[:, 1:].clamp(min=least)
-    a, b = (
-        stepped(volumes, table, one, stage, which, curves, mask)
-        for which, (volumes, table, one) in enumerate(zip(halves.pair, tables, found, strict=True))
+    a, b = in_both_halves(
+        lambda which: stepped(halves.pair[which], tables[which], found[which], stage, which, curves, mask)
     )
     scale = torch.cat((found[0].scale, found[1].scale))
     spread = halves.spread

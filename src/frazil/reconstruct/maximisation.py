@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from frazil.numerics import compiled_table
 from frazil.numerics.fourier import HalfPlane, fourier_resize
 from frazil.numerics.spectrum_table import (
     Table,
@@ -73,7 +74,7 @@ class Stage:
 
     def tables(self, volumes: tuple[Volumes, Volumes]) -> tuple[Table, Table]:
         """The tables of both halves."""
-        return table_of_volumes(volumes[0], self.layout), table_of_volumes(volumes[1], self.layout)
+        return in_both_halves(lambda which: table_of_volumes(volumes[which], self.layout))
 
 
 def box_of(full: int, band: int) -> int:
@@ -89,24 +90,32 @@ def resize_to(volumes: Volumes, box: int) -> Volumes:
 
 def half_correlations(a: Table, b: Table, layout: TableLayout) -> Float[Tensor, "shells volumes"]:
     """Fourier shell correlation of each volume between the halves."""
-    cross = shell_means((a * b).sum(1), layout)
-    power = shell_means(a.square().sum(1), layout) * shell_means(b.square().sum(1), layout)
-    return cross / power.sqrt().clamp(min=torch.finfo(cross.dtype).tiny)
+    return _correlation(*_products(a, b, layout))
+
+
+def pooled_correlations(a: Table, b: Table, layout: TableLayout) -> Float[Tensor, "shells volumes"]:
+    """The same, each direction's curve averaged with the one of all directions together: a single one is noisy."""
+    products = _products(a, b, layout)
+    alone = _correlation(*products)
+    together = _correlation(*(product[:, 1:].sum(1, keepdim=True) for product in products))
+    return torch.cat((alone[:, :1], 0.5 * (alone[:, 1:] + together)), dim=1)
+
+
+def _products(a: Table, b: Table, layout: TableLayout) -> tuple[Tensor, Tensor, Tensor]:
+    """Means of a b, a a and b b over the shells."""
+    pairs = ((a, b), (a, a), (b, b))
+    cross, of_a, of_b = (shell_means(x[:, 0] * y[:, 0] + x[:, 1] * y[:, 1], layout) for x, y in pairs)
+    return cross, of_a, of_b
+
+
+def _correlation(cross: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
+    return cross / (of_a * of_b).sqrt().clamp(min=torch.finfo(cross.dtype).tiny)
 
 
 def smoothed(curves: Float[Tensor, "shells volumes"]) -> Float[Tensor, "shells volumes"]:
     """Averaged over three neighbouring shells."""
     padded = torch.cat((curves[:1], curves, curves[-1:]))
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
-
-
-def pooled(curves: Float[Tensor, "shells volumes"], tables: tuple[Table, Table], layout: TableLayout) -> Tensor:
-    """Each direction's curve averaged with the one of all directions together: a single one is noisy."""
-    a, b = (table[..., 1:] for table in tables)
-    cross = shell_means((a * b).sum((1, 2)), layout)
-    power = shell_means(a.square().sum((1, 2)), layout) * shell_means(b.square().sum((1, 2)), layout)
-    together = cross / power.sqrt().clamp(min=torch.finfo(cross.dtype).tiny)
-    return torch.cat((curves[:, :1], 0.5 * (curves[:, 1:] + together[:, None])), dim=1)
 
 
 def stepped(
@@ -121,8 +130,8 @@ def stepped(
     """The volumes of one half after a step.
 
     Args:
-        table: of the volumes. which: the half-set. correlation: between the halves; it sets the prior.
-        mask: what each volume is multiplied by.
+        table: of the volumes. found: its gradient is used up. which: the half-set.
+        correlation: between the halves; it sets the prior. mask: what each volume is multiplied by.
     """
     layout, covered = stage.layout, stage.coverage[which]
     gradient = found.gradient
@@ -133,23 +142,27 @@ def stepped(
     ratio = (1 - believed) / believed
     second = found.second + CAUTION * torch.diag(found.second.diagonal())
     inverse_variance = shell_means(covered, layout)[:, None] * found.second.diagonal() * ratio
-    change = torch.empty_like(table)
-    shell = layout.shell.round().to(torch.int64)
-    by_shell = torch.argsort(shell, stable=True)
-    for index, voxels in enumerate(by_shell.split(torch.bincount(shell).tolist())):
-        prior = inverse_variance[index]
-        slope = gradient[voxels] - prior * table[voxels]
-        change[voxels] = _solved(second, prior, covered[voxels], slope)
-    return (volumes + volumes_of_table(change, layout, volumes.shape[-1])) * mask
+    newton_step(gradient, table, layout, second, covered, inverse_variance)
+    return (volumes + volumes_of_table(gradient, layout, volumes.shape[-1])) * mask
 
 
-def _solved(second: Tensor, prior: Tensor, covered: Tensor, slope: Tensor) -> Tensor:
-    """``(w S + diag(prior))^-1 slope`` for every voxel of a shell, w its coverage.
+def newton_step(
+    slope: Table,
+    table: Table,
+    layout: TableLayout,
+    second: Float[Tensor, "volumes volumes"],
+    covered: Float[Tensor, " voxels"],
+    prior: Float[Tensor, "shells volumes"],
+) -> None:
+    """Make of the slope ``(w S + diag(prior))^-1 (slope - prior table)`` in place, w the coverage of a voxel.
 
-    One generalised eigenproblem, ``S u = t diag(prior) u``, makes all of them diagonal.
+    One generalised eigenproblem in each shell, ``S u = t diag(prior) u``, makes those of all its voxels diagonal.
     """
-    root = prior.clamp(min=1e-20 * float(prior.max()) + 1e-30).sqrt().to(torch.float64)
-    values, vectors = torch.linalg.eigh(second.to(torch.float64) / (root[:, None] * root))
-    turn = (vectors / root[:, None]).to(slope.dtype)
-    weight = 1 / (covered[:, None].to(torch.float64) * values.clamp(min=0) + 1)
-    return (slope @ turn) * weight[:, None].to(slope.dtype) @ turn.T
+    least = 1e-20 * prior.amax(dim=1, keepdim=True) + 1e-30
+    root = prior.clamp(min=least).sqrt().to(torch.float64)
+    values, vectors = torch.linalg.eigh(second.to(torch.float64) / (root[:, :, None] * root[:, None, :]))
+    turn = (vectors / root[:, :, None]).to(slope.dtype)
+    numbers = (covered, prior, values.clamp(min=0), turn)
+    compiled_table.newton_step(
+        slope.numpy(), *(part.contiguous().numpy() for part in (table, layout.nearest_shell, *numbers))
+    )
