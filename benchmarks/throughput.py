@@ -2,7 +2,8 @@
 
 A pass looks at every coefficient of every image: slices of nine volumes (K = 8), the posterior of the weights, and the
 backprojection of what is left. Images are noise: a pass costs the same whatever they show. Printed: images per second on
-all cores, in memory; with --streamed COUNT also over that many images of 128², read from a stack on disk, kept as float16
+all cores, in memory, and per second of processor time, which says what a core does even where it is shared with other
+work; with --streamed COUNT also over that many images of 128², read from a stack on disk, kept as float16
 coefficients in a file, and the peak of resident memory, beside the rate in memory.
 
     .venv/bin/python benchmarks/throughput.py [--streamed 500000]
@@ -14,6 +15,7 @@ import argparse
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -61,8 +63,11 @@ def whitened(particles: Particles, file: Path | None) -> WhitenedImages:
     return WhitenedImages(particles, grid.last_shell, noise, sign=1.0, file=file)
 
 
-def pass_rate(images: WhitenedImages, repeats: int) -> tuple[float, float]:
-    """(images/s of expectation with its backprojection, images/s of a whole pass with the step of the volumes)"""
+def pass_rate(images: WhitenedImages, repeats: int) -> tuple[float, float, float, float]:
+    """Images/s of expectation with its backprojection, and of a whole pass with the step of the volumes.
+
+    Then the same two per second of processor time.
+    """
     grid = images.grid
     n = grid.box_size
     stage = Stage.of(images, grid.last_shell, "C1")
@@ -73,13 +78,17 @@ def pass_rate(images: WhitenedImages, repeats: int) -> tuple[float, float]:
     expect(images, halves, tables, stage, GaussianPrior())
     expected, whole = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
-        expect(images, halves, tables, stage, GaussianPrior())
-        expected.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        linear_pass(images, halves, stage, mask)
-        whole.append(time.perf_counter() - start)
-    return len(images) / min(expected), len(images) / min(whole)
+        expected.append(seconds(lambda: expect(images, halves, tables, stage, GaussianPrior())))
+        whole.append(seconds(lambda: linear_pass(images, halves, stage, mask)))
+    (a, c), (b, d) = (map(min, zip(*times, strict=True)) for times in (expected, whole))
+    return len(images) / a, len(images) / b, len(images) / c, len(images) / d
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """(seconds that the work takes, seconds of processor time)"""
+    wall, core = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - core
 
 
 def main() -> None:
@@ -90,10 +99,11 @@ def main() -> None:
     options = parser.parse_args()
     rows, records = [], []
 
-    def note(what: str, count: int, rate: tuple[float, float]) -> None:
+    def note(what: str, count: int, rate: tuple[float, float, float, float]) -> None:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        rows.append([what, f"{count:,}", f"{rate[0]:,.0f}", f"{rate[1]:,.0f}", f"{memory:.2f}"])
-        records.append({"what": what, "count": count, "expectation": rate[0], "pass": rate[1], "peak_memory": memory})
+        rows.append([what, f"{count:,}", *(f"{value:,.0f}" for value in rate), f"{memory:.2f}"])
+        names = ("expectation", "pass", "expectation_per_core", "pass_per_core")
+        records.append({"what": what, "count": count, **dict(zip(names, rate, strict=True)), "peak_memory": memory})
         print(*rows[-1], sep="  ", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="throughput-", dir=options.folder) as name:
@@ -111,11 +121,21 @@ def main() -> None:
             records.append({"what": "reading", "count": options.streamed, "rate": read})
             note("128², streamed from disk", options.streamed, pass_rate(images, 1))
     text = measure.markdown_table(
-        ["images", "count", "expectation, images/s", "whole pass, images/s", "peak memory so far, GiB"], rows
+        [
+            "images",
+            "count",
+            "expectation, images/s",
+            "whole pass, images/s",
+            "expectation, images per core second",
+            "whole pass, images per core second",
+            "peak memory so far, GiB",
+        ],
+        rows,
     )
     text += (
         f"\n\nNoise in the full band, {DIRECTIONS} directions and the mean, two half-sets side by side, with CTF. "
-        "Expectation: slices, posteriors, backprojection. Whole pass: with the step of the volumes too."
+        "Expectation: slices, posteriors, backprojection. Whole pass: with the step of the volumes too. "
+        "A core second is one of processor time: other work on the machine slows the clock, and hardly this."
     )
     measure.report("throughput", "Passes over images", text, {"runs": records})
 

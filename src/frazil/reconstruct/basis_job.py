@@ -35,8 +35,8 @@ PASSES = ("principal components", "motion", "states")
 # shells kept beyond the one where half-maps of the consensus agree no more: what moves is blurred in it, and finer in a state
 MARGIN = 2.0
 LEAST_BAND = 8
-# tables held per half at the peak: present, gradient, and one in the making
-TABLES_PER_HALF = 3
+# tables held per half at the peak: present, gradient, and the room of two for lists of voxels and products on the way
+TABLES_PER_HALF = 4
 # the share of memory that coefficients may take before they go to disk
 SHARE_FOR_IMAGES = 0.6
 
