@@ -60,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _command(argv)
+        code = _command(argv)
+        # what is still in the buffer would meet a reader that has gone only when the interpreter ends, beyond this handler
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader of a pipe went away (`frazil inspect FILE | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-_ROOMS = ("curves", "film", "latent", "maps", "poses", "raymarch", "strips", "style")
+_ROOMS = ("curves", "evidence", "film", "latent", "maps", "poses", "raymarch", "strips", "style")
 
 
 def __getattr__(name: str) -> ModuleType:
