@@ -16,7 +16,7 @@ from frazil.analyze.components import Components
 from frazil.analyze.reconstruction import Reconstruction
 from frazil.analyze.validation import PairSummary
 from frazil.data.mrc import read_volume
-from frazil.figures import curves, film, latent, maps, poses, raymarch, strips, style
+from frazil.figures import curves, evidence, film, latent, maps, poses, raymarch, strips, style
 from frazil.figures.section import Section
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.symmetry import point_group
@@ -93,9 +93,12 @@ def resolution_section(reconstruction: Reconstruction) -> Section:
 
 
 def training_section(reconstruction: Reconstruction) -> list[Section]:
-    """The learning curve, when the job was trained."""
+    """The learning curve, or the evidence by pass, when the job was trained."""
+    records = reconstruction.records()
+    if any("stage" in record for record in records):
+        return [Section("Training", figures={"evidence": evidence.passes(records)})]
     try:
-        return [Section("Training", figures={"learning_curve": curves.learning_curve(reconstruction.records())})]
+        return [Section("Training", figures={"learning_curve": curves.learning_curve(records)})]
     except ValueError:  # nothing was trained: there is no curve to draw
         return []
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # what says where a record of metrics belongs, and is no metric itself
-PLACES = ("epoch", "step", "rows", "images")
+PLACES = ("epoch", "step", "rows", "images", "resolution")
 
 
 @styled
@@ -47,11 +47,11 @@ def fsc(
     for i, (name, values) in enumerate(correlations.items()):
         curve = as_array(values).astype(np.float64)
         found = {f"{t:g}": _resolution(curve, t, extent) for t in thresholds}
-        read = ", ".join(f"{found[f'{t:g}']:.2f} Å at {t:g}" for t in thresholds if found[f"{t:g}"] is not None)
+        read = ", ".join(_read(curve, t, found[f"{t:g}"]) for t in thresholds)
         colour = COLOURS[i % len(COLOURS)]
         frequency = np.arange(len(curve)) / extent
         # shell 0 is the mean of the map: it says nothing and may have either sign
-        axes.plot(frequency[1:], curve[1:], color=colour, label=f"{name}: {read}" if read else name)
+        axes.plot(frequency[1:], curve[1:], color=colour, label=f"{name}: {read}")
         for t in thresholds:
             crossing = found[f"{t:g}"]
             if crossing is not None:
@@ -89,9 +89,16 @@ def fsc(
 def _resolution(curve: np.ndarray, threshold: float, extent: float) -> float | None:
     """Å where the curve first falls below the threshold; None when it never does, or at once."""
     shell = first_shell_below(torch.from_numpy(curve), threshold)
-    if not (curve[1:] < threshold).any() or shell <= 0:
+    if not (curve[1:] < threshold).any() or shell < 1:
         return None
     return round(extent / shell, 4)
+
+
+def _read(curve: np.ndarray, threshold: float, resolution: float | None) -> str:
+    """The resolution at a threshold, in words."""
+    if resolution is not None:
+        return f"{resolution:.2f} Å at {threshold:g}"
+    return f"{'above' if (curve[1:] >= threshold).all() else 'below'} {threshold:g} throughout"
 
 
 def _resolution_axis(axes: Axes, pixel_size: float) -> None:

@@ -52,13 +52,17 @@ def passes(records: Sequence[Mapping[str, object]], title: str = "Evidence by pa
     say nothing.
 
     Args:
-        records: rows of metrics.jsonl; those with "evidence" and "stage" are drawn, in their order.
+        records: rows of metrics.jsonl; those with "evidence", "stage" and "resolution" (Å) are drawn, in their order.
         title: heading of the figure.
 
     Raises:
         ValueError: there is no such record.
     """
-    shown = [(str(one["stage"]), one["evidence"]) for one in records if "evidence" in one and "stage" in one]
+    shown = [
+        (f"{one['stage']} to {one['resolution']:.1f} Å", one["evidence"])
+        for one in records
+        if "evidence" in one and "stage" in one
+    ]
     if not shown:
         raise ValueError("no pass was recorded: there is nothing to draw")
     values = np.array([np.nan if value is None else value for _, value in shown], dtype=np.float64)

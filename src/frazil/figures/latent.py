@@ -17,6 +17,7 @@ from frazil.figures.style import (
     as_array,
     as_list,
     new_figure,
+    state_colours,
     styled,
 )
 
@@ -41,6 +42,7 @@ def density(
     marks: Array | None = None,
     mark_names: Sequence[str] | None = None,
     paths: Sequence[Array] = (),
+    error: Array | None = None,
 ) -> tuple[Spec, Figure]:
     """How densely particles fill a plane (hexagonal bins, logarithmic), with marked points and paths over it.
 
@@ -51,6 +53,8 @@ def density(
         marks: (M, 2) or (M, 1) points to mark, cluster centres for instance.
         mark_names: their names; None numbers them from 0.
         paths: (S, 2) or (S, 1) paths, drawn as lines with a dot per step (two coordinates only).
+        error: (2, 2) or (1, 1) covariance of one particle's coordinates: its ellipse of one standard deviation is drawn in a
+            corner.
 
     Raises:
         ValueError: coordinates with more than two columns.
@@ -80,6 +84,8 @@ def density(
         axes.hist(finite[:, 0], bins=_bins(finite[:, 0]), color=COLOURS[5])
         axes.set_ylabel("particles")
         _mark(axes, np.column_stack([marked, np.full(len(marked), 0.04 * axes.get_ylim()[1])]), names)
+    if error is not None:
+        _error(axes, as_array(error).astype(np.float64))
     axes.set_xlabel(labels[0])
     axes.set_title(title)
     spec = {
@@ -91,6 +97,7 @@ def density(
         "marks": as_list(marked, 5),
         "mark_names": names,
         "paths": [as_list(_plane(path), 5) for path in paths],
+        "error": None if error is None else as_list(error, 5),
     }
     return spec, figure
 
@@ -108,7 +115,7 @@ def scatter(
     points, group = _plane(coordinates), as_array(groups).astype(np.int64)
     figure = new_figure(6.0, 4.8)
     axes = figure.add_subplot()
-    colours = np.array([COLOURS[i % len(COLOURS)] for i in range(int(group.max(initial=0)) + 1)])
+    colours = np.array(state_colours(int(group.max(initial=0)) + 1))
     vertical = points[:, 1] if points.shape[1] == 2 else np.random.default_rng(0).uniform(size=len(points))
     size = float(np.clip(6000 / max(len(points), 1), 0.6, 14))
     axes.scatter(points[:, 0], vertical, s=size, c=colours[group], alpha=0.65, linewidths=0, rasterized=True)
@@ -349,6 +356,39 @@ def _hexagons(axes: Axes, figure: Figure, points: np.ndarray) -> None:
     bar.ax.tick_params(labelsize=7.5)
 
 
+def _error(axes: Axes, covariance: np.ndarray) -> None:
+    """The ellipse (or the bar) of one standard deviation, in a band of its own below the cloud."""
+    from matplotlib.patches import Ellipse
+
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    deviation = np.sqrt(covariance.diagonal())
+    x = left + deviation[0] + 0.03 * (right - left)
+    if len(deviation) == 1:
+        y = top
+        axes.set_ylim(bottom, 1.12 * top)
+        axes.errorbar(x, y, xerr=deviation[0], color=COLOURS[1], capsize=3, linewidth=1.4)
+        reach = 0.0
+    else:
+        reach = float(deviation[1])
+        y = bottom - reach - 0.03 * (top - bottom)
+        axes.set_ylim(y - reach - 0.03 * (top - bottom), top)
+        lengths, turn = np.linalg.eigh(covariance)
+        angle = float(np.degrees(np.arctan2(turn[1, 1], turn[0, 1])))
+        width, height = 2 * np.sqrt(lengths[::-1])
+        drawn = Ellipse((x, y), width, height, angle=angle, facecolor="none", edgecolor=COLOURS[1], linewidth=1.4)
+        axes.add_patch(drawn)
+    axes.set_xlim(left, max(right, x + deviation[0]))
+    axes.annotate(
+        "typical error of one particle (1 sd)",
+        (x + deviation[0], y),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=INK,
+    )
+
+
 def _mark(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
     from matplotlib import patheffects
 
@@ -357,7 +397,7 @@ def _mark(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
     if not len(points):
         return
     halo = [patheffects.withStroke(linewidth=2.4, foreground="white")]
-    axes.scatter(points[:, 0], points[:, 1], s=26, color=COLOURS[1], edgecolors="white", linewidths=0.9, zorder=5)
+    axes.scatter(points[:, 0], points[:, 1], s=26, color=INK, edgecolors="white", linewidths=0.9, zorder=5)
     for point, name in zip(points, names, strict=True):
         axes.annotate(
             name,

@@ -37,6 +37,8 @@ def angular_distribution(
         symmetry: (G, 3, 3) operations of the point group; every direction is repeated in all its copies.
         cells: columns of the map; half as many rows. Fewer are used for few particles.
     """
+    from matplotlib import patheffects
+
     rotation: Any = getattr(pose, "rotation", pose)
     direction = viewing_directions(rotation)
     count = len(direction)
@@ -52,9 +54,10 @@ def angular_distribution(
     axes = figure.add_subplot(projection="mollweide")
     axes.grid(False)
     drawn = axes.pcolormesh(edges[0], np.arcsin(edges[1]), relative, cmap=DENSITY, vmin=0, rasterized=True)
-    axes.set_xticks(
-        np.radians([-120, -60, 0, 60, 120]), ["-120°", "-60°", "0°", "60°", "120°"], color="white", fontsize=7.5
-    )
+    across = [-120, -60, 0, 60, 120]
+    axes.set_xticks(np.radians(across), [f"{angle}°" for angle in across], fontsize=7.5)
+    for label in axes.get_xticklabels():  # they stand on the map, whose cells may be dark or pale
+        label.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="white")])
     axes.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["150°", "120°", "90°", "60°", "30°"], fontsize=7.5)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.75, pad=0.03)
     bar.outline.set_visible(False)  # type: ignore[operator]

@@ -104,8 +104,13 @@ def picture_panel(axes: Axes) -> None:
 
 
 def state_colours(count: int) -> list[str]:
-    """`count` colours for states or curves; they repeat after the eight of the palette."""
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+    """`count` colours for states or curves: the palette, or for more than it has a rainbow in which none comes twice."""
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["turbo"](place)) for place in np.linspace(0.06, 0.94, count)]
 
 
 def as_array(values: Array) -> np.ndarray:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from frazil.data.ensemble import save_ensemble
 from frazil.data.stack import Particles
-from frazil.engine.files import write_npy
+from frazil.engine.files import write_npy, write_text
 from frazil.engine.machine import available_memory
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.spectrum_table import table_layout
 from frazil.physics.basis import BasisEnsemble
+from frazil.physics.grid import Grid
 from frazil.physics.noise import Noise
 from frazil.reconstruct.basis import BasisLearner, BasisState
 from frazil.reconstruct.consensus import checked_mask
@@ -61,7 +62,9 @@ def learn_basis(particles: Particles, consensus: Consensus, config: Config, job:
     learner = BasisLearner(images, config.basis, config.latent_dim, config.symmetry, config.seed, focus)
     job.log(f"{images.plane.count} coefficients per image, to {grid.resolution_of(band):.1f} Å")
     halves = Halves(consensus.half_a[None], consensus.half_b[None], torch.ones(len(images), 2), 0.0)
-    state = learner.learn(BasisState(halves, noise), job, lambda name, state: tell(job, name, state))
+    state = learner.learn(BasisState(halves, noise), job, lambda name, state: tell(job, grid, name, state))
+    if state.gains:
+        write_text(job.outputs / "latent_coordinates.csv", gains_table(state))
     if state.halves.a.shape[0] == 1:
         return "no conformational change that both halves agree upon: one rigid structure"
     return write_results(learner, state, particles, job)
@@ -119,16 +122,29 @@ def read_whitened(
         return WhitenedImages(particles, band, noise, sign=sign, file=file, advance=progress.advance)
 
 
-def tell(job: Job, name: str, state: BasisState) -> None:
+def tell(job: Job, grid: Grid, name: str, state: BasisState) -> None:
     """A line of metrics for every pass, a line of the log for every decision."""
     if name.startswith(PASSES):
-        job.metric(step=len(state.evidence), evidence=state.evidence[-1], directions=state.halves.a.shape[0] - 1)
+        what, _, shell = name.partition(" to shell ")
+        job.metric(
+            step=len(state.evidence),
+            stage=what,
+            resolution=round(grid.resolution_of(int(shell)), 4),
+            evidence=state.evidence[-1],
+            directions=state.halves.a.shape[0] - 1,
+        )
     if name == "number of directions":
         for count, (gain, error) in enumerate(state.gains):
             job.log(f"{count} latent coordinates: {gain:+.3f} ± {error:.3f} nats per image of the other half")
         job.log(f"latent coordinates kept: {state.halves.a.shape[0] - 1}")
     if name == "landmarks":
         job.log(f"{state.halves.a.shape[0] - 1} directions of change along the motion")
+
+
+def gains_table(state: BasisState) -> str:
+    """What each number of latent coordinates explains of an image of the other half, as CSV: nats over a rigid map."""
+    rows = [f"{count},{gain:.6f},{error:.6f}" for count, (gain, error) in enumerate(state.gains)]
+    return "\n".join(("latent_coordinates,gain,error", *rows)) + "\n"
 
 
 def write_results(learner: BasisLearner, state: BasisState, particles: Particles, job: Job) -> str:
@@ -142,6 +158,7 @@ def write_results(learner: BasisLearner, state: BasisState, particles: Particles
     spread = found.covariance[order] * found.unit[:, None] * found.unit
     write_npy(job.outputs / "latent.npy", latent.numpy())
     write_npy(job.outputs / "latent_covariance.npy", spread.numpy())
+    write_npy(job.outputs / "contrast.npy", state.halves.scale[order, 0].numpy())
     if found.component is not None:
         probability = found.component[order]
         write_npy(job.outputs / "component_probability.npy", probability.numpy())

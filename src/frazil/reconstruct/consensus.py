@@ -52,10 +52,11 @@ def reconstruct(config: Config, job: Job) -> None:
         resolution_unmasked=round(consensus.unmasked_resolution(), 4),
         b_factor=round(consensus.b_factor, 2),
     )
+    sections = []
     if config.report:
         from frazil.reconstruct.report import write_report
 
-        write_report(job, consensus, particles, config)
+        sections = write_report(job, consensus, particles, config)
     if config.made_of == "voxels" or config.latent_dim == 0:
         job.made(job.outputs / "consensus.mrc", resolution, f"frazil analyze {shlex.quote(str(job.folder))}")
         return
@@ -67,6 +68,11 @@ def reconstruct(config: Config, job: Job) -> None:
         from frazil.reconstruct.neural import train_neural
 
         good = train_neural(particles, config, job, sign=sign)
+    if config.report:
+        from frazil.reconstruct.report import write_ensemble_report
+
+        job.log("drawing conformations")
+        write_ensemble_report(job, sections, consensus, particles, config)
     made = job.outputs / ("latent.npy" if (job.outputs / "latent.npy").exists() else "consensus.mrc")
     job.made(made, f"{resolution}; {good}", f"frazil analyze {shlex.quote(str(job.folder))}")
 

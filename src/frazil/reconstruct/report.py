@@ -1,4 +1,4 @@
-"""The report of a reconstruction: the map, how far it can be believed, and where the particles were seen from."""
+"""The report of a reconstruction: what moves, the map, how far it can be believed, where the particles were seen from."""
 
 from __future__ import annotations
 
@@ -9,24 +9,47 @@ from frazil.figures import curves, maps, poses, raymarch
 from frazil.figures.section import Section
 from frazil.numerics.symmetry import point_group
 from frazil.reconstruct import Config
+from frazil.reconstruct.ensemble_report import ensemble_sections
 from frazil.reconstruct.maps import Consensus
 
 
-def write_report(job: Job, consensus: Consensus, particles: Particles, config: Config) -> None:
-    """Write report.html and its figures into the job's folder."""
-    key = {
+def write_report(job: Job, consensus: Consensus, particles: Particles, config: Config) -> list[Section]:
+    """Write report.html and its figures into the job's folder, as far as the consensus goes.
+
+    Returns:
+        The sections, for the report that is written again when the ensemble is there.
+    """
+    sections = [
+        map_section(consensus, config.symmetry),
+        resolution_section(consensus),
+        pose_section(particles, config.symmetry),
+    ]
+    moves = config.made_of != "voxels" and config.latent_dim != 0
+    waiting = Section("Conformations", "They are being learnt; this page is written again when they are there.")
+    shown = [waiting, *sections] if moves else sections
+    write_page(job, f"Consensus of {particles.count:,} particles", shown, key_figures(consensus, particles, config))
+    return sections
+
+
+def write_ensemble_report(
+    job: Job, sections: list[Section], consensus: Consensus, particles: Particles, config: Config
+) -> None:
+    """Write report.html again, with what moves before the sections of the consensus."""
+    moving, keys = ensemble_sections(job, config.seed)
+    what = "Conformations" if (job.outputs / "latent.npy").exists() else "One rigid structure"
+    keys = {"particles": particles.count, **keys, "resolution of the consensus": f"{consensus.resolution():.2f} Å"}
+    write_page(job, f"{what} of {particles.count:,} particles", [*moving, *sections], keys)
+
+
+def key_figures(consensus: Consensus, particles: Particles, config: Config) -> dict[str, object]:
+    """The few numbers that say how good the consensus is."""
+    return {
         "resolution in the mask (FSC 0.143)": f"{consensus.resolution():.2f} Å",
         "unmasked": f"{consensus.unmasked_resolution():.2f} Å",
         "particles": particles.count,
         "symmetry": config.symmetry,
         "B factor": f"{consensus.b_factor:.0f} Å²",
     }
-    sections = [
-        map_section(consensus, config.symmetry),
-        resolution_section(consensus),
-        pose_section(particles, config.symmetry),
-    ]
-    write_page(job, f"Consensus of {particles.count:,} particles", sections, key)
 
 
 def map_section(consensus: Consensus, symmetry: str) -> Section:
