@@ -46,6 +46,21 @@ def test_a_mixture_and_communities_find_states_of_their_own(ensemble_job: Path, 
 
 
 @pytest.mark.usefixtures("fast_pictures")
+def test_states_that_the_job_has_learnt_are_taken_unless_others_are_asked_for(ensemble_job, tmp_path) -> None:
+    latent = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    member = np.arange(60) % 3
+    np.save(ensemble_job / "outputs" / "latent.npy", latent)
+    np.save(ensemble_job / "outputs" / "component_probability.npy", np.eye(4, dtype=np.float32)[member])
+    plain = [flag for flag in PLAIN if flag not in ("--clusters", "3")]
+    assert main(["analyze", str(ensemble_job), "--out", str(tmp_path / "learnt"), *plain]) == 0
+    np.testing.assert_array_equal(_states(tmp_path / "learnt"), member)
+    page = (tmp_path / "learnt" / "report.html").read_text()
+    assert "The discrete states that the job has learnt, without 1 to which no particle belongs" in page
+    assert _analyze(ensemble_job, tmp_path / "asked") == 0
+    assert "K-means of the latent" in (tmp_path / "asked" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("fast_pictures")
 def test_paths_through_the_graph_and_on_straight_lines_are_decoded(ensemble_job, straight, tmp_path, capsys) -> None:
     latent = np.linspace([-2, 0, 0], [2, 1, 0], 60).astype(np.float32)
     np.save(ensemble_job / "outputs" / "latent.npy", latent)

@@ -26,6 +26,12 @@ def test_fsc_that_never_falls_has_no_resolution() -> None:
     assert spec["series"][0]["resolution"] == {"0.143": None, "0.5": None}
 
 
+def test_fsc_that_is_low_from_the_first_shell_on_has_no_resolution() -> None:
+    spec, figure = curves.fsc({"noise": np.array([1.0, 0.1, 0.0, 0.05, 0.0])}, 1.0, 8)
+    assert spec["series"][0]["resolution"] == {"0.143": None, "0.5": None}
+    assert "below 0.143 throughout" in figure.legends[0].get_texts()[0].get_text()
+
+
 def test_fsc_axis_ends_at_nyquist() -> None:
     _, figure = curves.fsc({"a": np.ones(17)}, 1.5, 32)
     axes = figure.axes[0]

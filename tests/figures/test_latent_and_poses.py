@@ -22,6 +22,21 @@ def test_density_map_marks_points_in_one_or_two_dimensions(columns: int) -> None
     latent.scatter(points, np.arange(300) % 3, "states", marks=points[:3])[1].canvas.draw()
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_typical_error_has_room_beside_the_cloud(columns: int) -> None:
+    points = np.random.default_rng(0).normal(size=(300, columns))
+    spec, figure = latent.density(points, "latent", error=4 * np.eye(columns))
+    assert spec["error"] == (4 * np.eye(columns)).tolist()
+    left, right = figure.axes[0].get_xlim()
+    assert left < points[:, 0].min() and right - left > 4
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("count", [3, 8, 20, 100])
+def test_no_two_states_have_one_colour(count: int) -> None:
+    assert len(set(style.state_colours(count))) == count
+
+
 def test_a_plane_has_at_most_two_columns() -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 3\): one or two columns"):
         latent.density(np.zeros((4, 3)), "latent")

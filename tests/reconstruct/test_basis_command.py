@@ -1,5 +1,6 @@
 """`frazil reconstruct --density basis` as its users meet it: files, flags, choices, messages."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,14 @@ def test_a_rigid_molecule_gets_no_latent(run_frazil, tmp_path):
     flags = ("--density", volume, "--count", 400, "--snr", 0.3, "--seed", 3)
     assert run_frazil("simulate", "particles", *flags, "--out", tmp_path / "rigid").code == 0
     star = tmp_path / "rigid" / "outputs" / "particles.star"
-    words = ("--preset", "frazil", "--no-report", "--basis.most-dimensions", 3)
+    words = ("--preset", "frazil", "--basis.most-dimensions", 3)
     done = run_frazil("reconstruct", star, *words, "--out", tmp_path / "job")
     assert done.code == 0, done.stderr
     assert "one rigid structure" in done.stdout
     assert not (tmp_path / "job" / "outputs" / "latent.npy").exists()
+    page = (tmp_path / "job" / "report.html").read_text()
+    assert "<h2>One rigid structure</h2>" in page and "Nothing moves in these images" in page
+    assert json.loads((tmp_path / "job" / "figures" / "gains.json").read_text())["kept"] == 0
 
 
 def test_a_latent_dimension_alone_means_a_basis_and_disk_gives_what_memory_gives(run_frazil, moving_stack, tmp_path):

@@ -56,8 +56,10 @@ class Config(JobConfig):
     """Settings of `frazil analyze`."""
 
     job: Path = argument("folder of a reconstruct job, or of a finished cryoDRGN run")
-    method: Literal["kmeans", "gmm", "leiden"] = setting(
-        "kmeans", "how states are found: k-means, a mixture of Gaussians, or communities of the neighbour graph"
+    method: Literal["auto", "kmeans", "gmm", "leiden"] = setting(
+        "auto",
+        "how states are found: k-means, a mixture of Gaussians, or communities of the neighbour graph; auto takes the"
+        " discrete states of the job where it learnt some, else kmeans",
     )
     clusters: int | None = setting(
         None, "number of states; 10 for kmeans, chosen by the Bayesian information criterion for gmm", ge=1

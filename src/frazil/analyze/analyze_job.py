@@ -11,7 +11,7 @@ import numpy as np
 
 from frazil.analyze import decoding, pictures, selection, subsets, validation, validation_pictures
 from frazil.analyze.chimerax import chimerax_script
-from frazil.analyze.clustering import States, find_states
+from frazil.analyze.clustering import States, find_states, learnt_states
 from frazil.analyze.components import Components, principal_components, umap_plane
 from frazil.analyze.landscape_job import LandscapeResult, run_landscape
 from frazil.analyze.molstar import scene
@@ -75,7 +75,12 @@ def _analyze_ensemble(config: Config, job: Job, reconstruction: Reconstruction, 
     if particles is None:
         job.log("note: the particles of this run are no longer there: no tables of them are written")
     components = principal_components(latent)
-    states = find_states(latent, components, config.method, config.clusters, config.resolution, config.seed)
+    learnt = reconstruction.membership() if config.method == "auto" and config.clusters is None else None
+    if learnt is not None:
+        states = learnt_states(latent, learnt)
+    else:
+        method = "kmeans" if config.method == "auto" else config.method
+        states = find_states(latent, components, method, config.clusters, config.resolution, config.seed)
     job.log(f"PC 1 holds {components.fraction[0]:.0%} of the variance; {len(states.rows)} states")
     plane = umap_plane(latent, config.seed) if _wants_umap(config, latent.shape[1]) else None
     _write_tables(job, components, states, plane)

@@ -1,6 +1,7 @@
 """States: particles in groups of similar conformation, by k-means, a mixture of Gaussians, or communities of a graph.
 
-Whatever the method, a state's centre is a real particle, and states are numbered along the first principal component.
+Whatever the method, a state's centre is a real particle, and states are numbered along the first principal component. States
+that the reconstruction has learnt itself keep its order.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class States:
         centres: (K, d) the latents of those particles.
         method: how they were found, in words.
         probability: (N, K) of each particle's membership, where the method gives one.
+        learnt: whether they are the discrete states that the reconstruction has learnt itself.
     """
 
     state: Int[np.ndarray, " particles"]
@@ -45,6 +47,7 @@ class States:
     centres: Float[np.ndarray, "states latent"]
     method: str = "k-means of the latent"
     probability: Float[np.ndarray, "particles states"] | None = None
+    learnt: bool = False
 
     @property
     def counts(self) -> Int[np.ndarray, " states"]:
@@ -90,6 +93,31 @@ def find_states(
     if method == "gmm":
         return _assemble(latent, rows, components, *_mixture(cloud, count, different, seed))
     return _assemble(latent, rows, components, *_kmeans(cloud, min(count or KMEANS_STATES, different), seed))
+
+
+def learnt_states(
+    latent: Float[np.ndarray, "particles latent"], probability: Float[np.ndarray, "particles components"]
+) -> States:
+    """The discrete states that a reconstruction has learnt itself, in its order; those without a particle are left out.
+
+    The particle at the centre of a state is the one that belongs to it most surely.
+
+    Args:
+        probability: of every component of the reconstruction, for every particle.
+    """
+    rows = finite_rows(latent)
+    likeliest = probability.argmax(axis=1)
+    used = np.unique(likeliest[rows])
+    state = np.full(len(latent), -1, dtype=np.int64)
+    state[rows] = np.searchsorted(used, likeliest[rows])
+    members = [np.flatnonzero(state == k) for k in range(len(used))]
+    surest = np.array([own[probability[own, k].argmax()] for own, k in zip(members, used, strict=True)])
+    left_out = probability.shape[1] - len(used)
+    words = "the discrete states that the job has learnt"
+    words += (
+        f", without {left_out} to which no particle belongs" if left_out else ", with their numbers in component.npy"
+    )
+    return States(state, surest, latent[surest], words, probability[:, used], learnt=True)
 
 
 Found = tuple[np.ndarray, np.ndarray, str, np.ndarray | None]

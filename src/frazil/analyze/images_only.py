@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frazil.analyze.half_maps import molecule_mask
 from frazil.errors import InputError
 from frazil.inference.backproject import backproject, noise_weights
 from frazil.inference.half_map import HalfMap
+from frazil.inference.half_map_pair import molecule_mask
 from frazil.numerics.shells import first_shell_below, low_pass, shell_correlation
 from frazil.physics.grid import Grid
 

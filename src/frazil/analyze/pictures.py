@@ -160,9 +160,10 @@ def states_section(
     names = [str(k) for k in range(len(volumes))]
     colours = style.state_colours(len(volumes))
     counts = states.counts.tolist()
+    order = "" if states.learnt else ", numbered along the first principal component"
     section = Section(
         "States",
-        f"{states.method[0].upper()}{states.method[1:]}, numbered along the first principal component. In the sections,"
+        f"{states.method[0].upper()}{states.method[1:]}{order}. In the sections,"
         " orange is what a state has more of than the mean of the states, blue what it has less of.",
     )
     section.figures["state_surfaces"] = strips.surface_strip(
@@ -217,12 +218,22 @@ def path_section(
 
 
 def traversal_section(
-    component: int, volumes: Sequence[np.ndarray], places: np.ndarray, share: float, look: Look
+    component: int, volumes: Sequence[np.ndarray], places: np.ndarray, share: float, look: Look, discrete: bool
 ) -> Section:
-    """The maps along one principal component (0 is the first), and a film of the first."""
+    """The maps along one principal component (0 is the first), and a film of the first.
+
+    Args:
+        discrete: whether the job has learnt discrete states, between which there is nothing.
+    """
     names = [f"{place:.2g}" for place in places]
     number = component + 1
-    text = f"{share:.0%} of the latent variance; from the 5th to the 95th percentile of the particles."
+    text = (
+        f"{share:.0%} of the latent variance; from the 5th to the 95th percentile of the particles, on a straight line"
+        " through their mean. The number above each map is its place on the component. Where no particle lies on the line,"
+        " the map is interpolated: --graph goes by the particles themselves."
+    )
+    if discrete:
+        text += " The states of this job are discrete: between them, maps are blends and no conformations."
     section = Section(f"Motion along PC {number}", text)
     if component == 0:
         section.films["motion along PC 1"] = film.surface_film(volumes, level=look.level, view=look.view)
@@ -261,7 +272,13 @@ def _uncertainty(reconstruction: Reconstruction, components: Components) -> str:
     if error is None or not spread > 0:
         return ""
     share = np.nanmedian(error) / spread
-    return f"Along PC 1 the median posterior uncertainty of a particle is {share:.0%} of the spread of them all."
+    text = f"Along PC 1 the median posterior uncertainty of a particle is {share:.0%} of the spread of them all."
+    if share > 1:
+        text += (
+            " That is more than all of it: images hardly tell particles apart, and nothing below is to be taken for a"
+            " motion unless half-maps show it."
+        )
+    return text
 
 
 def _angstrom(resolution: float | None) -> str:

@@ -89,6 +89,10 @@ class Reconstruction:
         """(N,) the component of every particle, of a reconstruction with several; None otherwise."""
         return _read_table(self.outputs / "component.npy", 1)
 
+    def membership(self) -> np.ndarray | None:
+        """(N, K) probability of every discrete state for every particle, of a job that learnt states; None otherwise."""
+        return _read_table(self.outputs / "component_probability.npy", 2)
+
     def cryosparc_source(self) -> Particles | None:
         """The cryoSPARC table that the job was given, where it was one and is still there."""
         from frazil.data.stack import read_particles

@@ -55,7 +55,7 @@ def traverse(
         path = components.along(k, config.steps)
         volumes, files = _decoded(job, ensemble, f"pc{k + 1}", path, grid)
         places = components.project(path)[:, k]
-        shown = pictures.traversal_section(k, volumes, places, float(components.fraction[k]), look)
+        shown = pictures.traversal_section(k, volumes, places, float(components.fraction[k]), look, states.learnt)
         found.append(Traversal(f"motion along PC {k + 1}", path, files, shown))
     if config.graph is not None:
         anchors = anchor_rows("--graph", config.graph, states, len(latent))

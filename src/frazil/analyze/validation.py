@@ -13,9 +13,9 @@ import torch
 from frazil.analyze import images_only
 from frazil.analyze.agreement import Agreement, compare_with_images
 from frazil.analyze.decoding import decode
-from frazil.analyze.half_maps import HalfMapPair, decode_pair, molecule_mask, pair_half_maps
 from frazil.data.mrc import read_volume, write_volume
 from frazil.errors import InputError
+from frazil.inference.half_map_pair import HalfMapPair, decode_pair, molecule_mask, pair_half_maps
 from frazil.numerics.shells import first_shell_below, shell_correlation
 
 if TYPE_CHECKING:

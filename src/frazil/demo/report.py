@@ -88,9 +88,7 @@ def scorecard(scores: dict[str, Any]) -> Section:
     """The evaluation in words."""
     rows = [(words, score(scores, path, form)) for words, path, form in SCORECARD]
     found = [("figure", "value"), *(row for row in rows if row[1] is not None)]
-    text = (
-        "What `frazil evaluate` measures; 1 is perfect unless a unit is given. All figures are in outputs/scores.json."
-    )
+    text = "What frazil evaluate measures; 1 is perfect unless a unit is given. All figures are in outputs/scores.json."
     return Section("Scores against the truth", text, tables=[found])
 
 

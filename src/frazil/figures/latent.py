@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from frazil.figures.marks import error_ellipse, mark
 from frazil.figures.style import (
     COLOURS,
     DENSITY,
@@ -78,14 +79,14 @@ def density(
                 markeredgecolor="white",
                 markeredgewidth=0.5,
             )
-        _mark(axes, marked, names)
+        mark(axes, marked, names)
         axes.set_ylabel(labels[1])
     else:
         axes.hist(finite[:, 0], bins=_bins(finite[:, 0]), color=COLOURS[5])
         axes.set_ylabel("particles")
-        _mark(axes, np.column_stack([marked, np.full(len(marked), 0.04 * axes.get_ylim()[1])]), names)
+        mark(axes, np.column_stack([marked, np.full(len(marked), 0.04 * axes.get_ylim()[1])]), names)
     if error is not None:
-        _error(axes, as_array(error).astype(np.float64))
+        error_ellipse(axes, as_array(error).astype(np.float64))
     axes.set_xlabel(labels[0])
     axes.set_title(title)
     spec = {
@@ -126,7 +127,7 @@ def scatter(
     marked = np.zeros((0, 2)) if marks is None else _plane(marks)
     if marked.shape[1] == 1:
         marked = np.column_stack([marked, np.full(len(marked), 0.5)])
-    _mark(axes, marked, [str(i) for i in range(len(marked))])
+    mark(axes, marked, [str(i) for i in range(len(marked))])
     axes.set_xlabel(labels[0])
     axes.set_title(title)
     spec = {
@@ -178,7 +179,7 @@ def valued(
     marked = np.zeros((0, 2)) if marks is None else _plane(marks)
     if marked.shape[1] == 1:
         marked = np.column_stack([marked, np.full(len(marked), 0.5)])
-    _mark(axes, marked, [str(i) for i in range(len(marked))])
+    mark(axes, marked, [str(i) for i in range(len(marked))])
     bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label(f"{name} (grey: not known)" if not known.all() else name, fontsize=8.5)
@@ -230,12 +231,12 @@ def free_energy(
         bar.set_label("-ln p", fontsize=8.5)
         bar.ax.tick_params(labelsize=7.5)
         axes.set_ylabel(labels[1])
-        _mark(axes, marked, names)
+        mark(axes, marked, names)
     else:
         middle = 0.5 * (edges[0][1:] + edges[0][:-1])
         axes.plot(middle, np.minimum(energy, ENERGY_TOP), color=COLOURS[0])
         axes.set_ylabel("-ln p")
-        _mark(axes, np.column_stack([marked, np.interp(marked[:, 0], middle, energy)]), names)
+        mark(axes, np.column_stack([marked, np.interp(marked[:, 0], middle, energy)]), names)
     axes.set_xlabel(labels[0])
     axes.set_title(title)
     spec = {
@@ -354,59 +355,3 @@ def _hexagons(axes: Axes, figure: Figure, points: np.ndarray) -> None:
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label("particles per cell", fontsize=8.5)
     bar.ax.tick_params(labelsize=7.5)
-
-
-def _error(axes: Axes, covariance: np.ndarray) -> None:
-    """The ellipse (or the bar) of one standard deviation, in a band of its own below the cloud."""
-    from matplotlib.patches import Ellipse
-
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    deviation = np.sqrt(covariance.diagonal())
-    x = left + deviation[0] + 0.03 * (right - left)
-    if len(deviation) == 1:
-        y = top
-        axes.set_ylim(bottom, 1.12 * top)
-        axes.errorbar(x, y, xerr=deviation[0], color=COLOURS[1], capsize=3, linewidth=1.4)
-        reach = 0.0
-    else:
-        reach = float(deviation[1])
-        y = bottom - reach - 0.03 * (top - bottom)
-        axes.set_ylim(y - reach - 0.03 * (top - bottom), top)
-        lengths, turn = np.linalg.eigh(covariance)
-        angle = float(np.degrees(np.arctan2(turn[1, 1], turn[0, 1])))
-        width, height = 2 * np.sqrt(lengths[::-1])
-        drawn = Ellipse((x, y), width, height, angle=angle, facecolor="none", edgecolor=COLOURS[1], linewidth=1.4)
-        axes.add_patch(drawn)
-    axes.set_xlim(left, max(right, x + deviation[0]))
-    axes.annotate(
-        "typical error of one particle (1 sd)",
-        (x + deviation[0], y),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8,
-        color=INK,
-    )
-
-
-def _mark(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
-    from matplotlib import patheffects
-
-    known = np.flatnonzero(np.isfinite(points).all(axis=1))
-    points, names = points[known], [names[int(i)] for i in known]
-    if not len(points):
-        return
-    halo = [patheffects.withStroke(linewidth=2.4, foreground="white")]
-    axes.scatter(points[:, 0], points[:, 1], s=26, color=INK, edgecolors="white", linewidths=0.9, zorder=5)
-    for point, name in zip(points, names, strict=True):
-        axes.annotate(
-            name,
-            (float(point[0]), float(point[1])),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=8.5,
-            fontweight="bold",
-            color=INK,
-            path_effects=halo,
-            zorder=6,
-        )

@@ -13,16 +13,19 @@ from torch import Tensor
 from frazil.data.ensemble import load_ensemble
 from frazil.engine.job import Job
 from frazil.figures import raymarch
-from frazil.numerics.resolution import compare_half_maps
+from frazil.inference.half_map_pair import decode_pair, pair_half_maps
 from frazil.numerics.shells import first_shell_below
 from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
-from frazil.reconstruct.maps import outline
 
-# where the conformations shown lie: percentiles of the particles along the coordinate that is known best
-PERCENTILES = (5.0, 27.5, 50.0, 72.5, 95.0)
+# how many conformations are shown, and the percentiles of the particles between which they lie
+SHOWN, OUTERMOST = 5, (5.0, 95.0)
+# particles that are asked for the densest place
+MOST_NEAR = 500
 # maps are drawn on at most this many voxels a side; those of a neural field, which cost far more, on fewer
 LARGEST_DRAWN, LARGEST_FIELD = 128, 64
+# what is said in place of a resolution where half-maps do not agree even in the first shell
+NOWHERE = "nowhere"
 
 
 @final
@@ -52,18 +55,20 @@ def told_share(
 
 
 def representatives(coordinates: Float[np.ndarray, "particles plane"]) -> Int[np.ndarray, " shown"]:
-    """Rows of particles at the percentiles of the first coordinate: real ones, so that no map is of an empty place.
+    """Rows of particles at equal steps along the first coordinate: real ones, so that no map is of an empty place.
 
-    Around each percentile a tenth of the particles is taken, and of these the one nearest to their mean.
+    At each step the nearest fortieth of the particles is taken, and of these the one in the densest place. Steps that lead
+    to the same particle count once.
     """
-    order = np.argsort(coordinates[:, 0], kind="stable")
-    count, reach = len(order), max(1, len(order) // 20)
+    along = coordinates[:, 0]
+    few = min(len(along), max(4, len(along) // 40), MOST_NEAR)
     rows = []
-    for percentile in PERCENTILES:
-        middle = round(percentile / 100 * (count - 1))
-        near = order[max(0, middle - reach) : middle + reach + 1]
-        rows.append(near[np.square(coordinates[near] - coordinates[near].mean(0)).sum(1).argmin()])
-    return np.array(rows)
+    first, last = np.percentile(along, OUTERMOST)
+    for place in np.linspace(first, last, SHOWN):
+        near = np.argsort(np.abs(along - place), kind="stable")[:few]
+        apart = np.linalg.norm(coordinates[near][:, None] - coordinates[near], axis=-1)
+        rows.append(near[np.sort(apart, axis=1)[:, few // 4].argmin()])
+    return np.array(list(dict.fromkeys(rows)))
 
 
 def typical_error(spread: Float[np.ndarray, "particles plane plane"]) -> Float[np.ndarray, "plane plane"]:
@@ -105,21 +110,22 @@ def half_ensembles(job: Job) -> tuple[Ensemble, Ensemble] | None:
 def half_map_curve(
     halves: tuple[Ensemble, Ensemble], latent: Tensor, finest: float, seed: int, beside: Tensor | None = None
 ) -> tuple[Float[Tensor, " shells"], str]:
-    """Corrected FSC between the maps of both half-sets, and the resolution at 0.143 in words.
+    """Corrected FSC between the maps of both half-sets, and the resolution in words.
+
+    That of a map is read at 0.143. That of a change is read at 0.5: directions of change start from the same random volumes
+    in both halves and lie in one latent frame, and keep some correlation where they are noise.
 
     Args:
         finest: Å; what is finer was not learnt from images, and is left out.
         beside: another conformation: what is correlated is then the difference of the two, which is what moves.
     """
     grid = halves[0].grid
-    with torch.no_grad():
-        a, b = (half.density(latent).voxels(grid).float() for half in halves)
-        mask = outline((a + b) / 2, grid)
-        if beside is not None:
-            other_a, other_b = (half.density(beside).voxels(grid).float() for half in halves)
-            mask = torch.maximum(mask, outline((other_a + other_b) / 2, grid))
-            a, b = a - other_a, b - other_b
+    pair = decode_pair(halves, latent, grid, seed)
+    if beside is not None:
+        other = decode_pair(halves, beside, grid, seed)
+        mask = torch.maximum(pair.mask, other.mask)
+        pair = pair_half_maps(pair.a - other.a, pair.b - other.b, grid, seed, mask)
     last = min(grid.last_shell, round(grid.shell_of(finest)))
-    curve = compare_half_maps(a, b, mask, torch.Generator().manual_seed(seed)).corrected[: last + 1]
-    shell = first_shell_below(curve, 0.143)
-    return curve, "nowhere" if shell < 1 else f"{grid.resolution_of(shell):.1f} Å"
+    curve = pair.correlation.corrected[: last + 1]
+    shell = first_shell_below(curve, 0.143 if beside is None else 0.5)
+    return curve, NOWHERE if shell < 1 else f"{grid.resolution_of(shell):.1f} Å"

@@ -18,7 +18,6 @@ from frazil.figures import curves, evidence, latent, strips, style
 from frazil.figures.section import Section
 from frazil.physics.ensemble import Ensemble
 from frazil.reconstruct.conformations import (
-    PERCENTILES,
     Shown,
     decoded,
     half_ensembles,
@@ -98,38 +97,34 @@ def continuous_sections(
     told = told_share(found[known], spread[known])
     order = np.argsort(-told, kind="stable")[:2]
     rows = known[representatives(found[known][:, order])]
-    latents = torch.from_numpy(found[rows])
-    shown = decoded(ensemble, latents, [str(i + 1) for i in range(len(rows))])
+    shown = decoded(ensemble, torch.from_numpy(found[rows]), [str(i + 1) for i in range(len(rows))])
     first = int(order[0]) + 1
-    section = Section(
-        "What moves",
-        f"{_warning(choice, found.shape[1])}The conformations of {len(PERCENTILES)} particles, from one end of latent"
-        f" coordinate {first} to the other; of the {found.shape[1]} it is the one that images know best. In the sections,"
-        " orange is what a conformation has more of than the mean of these, blue what it has less of."
-        "\n\nEvery particle has a latent of its own (latent.npy; latent_covariance.npy says how sure it is). A coordinate is"
-        " known to 100% when the spread of the particles along it is all conformation and no error of single particles.",
-    )
-    draw(section, shown, "conformation", "Conformations")
-    names = [f"latent coordinate {k + 1} (known to {told[k]:.0%})" for k in order]
-    section.figures["latent_map"] = latent.density(
-        found[known][:, order],
-        "Where the particles are, and the conformations shown",
-        labels=names,
-        marks=found[rows][:, order],
-        mark_names=shown.names,
-        error=typical_error(spread[known][:, order][:, :, order]),
-    )
-    sections = [section]
     keys: dict[str, object] = {
         "latent coordinates": found.shape[1],
         f"coordinate {first} is known to": f"{told[order[0]]:.0%}",
     }
-    halves = half_ensembles(job)
+    halves, worth, change = half_ensembles(job), [], ""
     if halves is not None:
-        worth, change = continuous_worth(halves, shown, finest_resolution(job, ensemble), seed)
-        sections.append(worth)
-        keys["half-maps agree on what moves to"] = change
-    return sections, keys
+        section, change = continuous_worth(halves, shown, finest_resolution(job, ensemble), seed)
+        worth, keys["half-maps agree on what moves to (FSC 0.5)"] = [section], change
+    section = Section(
+        "What moves",
+        f"{verdict(choice, found.shape[1])}The conformations of {len(rows)} particles, from one end of latent"
+        f" coordinate {first} to the other{_of_several(found.shape[1])}. In the sections, orange is what a conformation has"
+        " more of than the mean of these, blue what it has less of."
+        "\n\nEvery particle has a latent of its own (latent.npy; latent_covariance.npy says how sure it is). A coordinate is"
+        " known to 100% when the spread of the particles along it is all conformation and no error of single particles.",
+    )
+    draw(section, shown, "conformation", "Conformations")
+    section.figures["latent_map"] = latent.density(
+        found[known][:, order],
+        "Where the particles are, and the conformations shown",
+        labels=[f"latent coordinate {k + 1} (known to {told[k]:.0%})" for k in order],
+        marks=found[rows][:, order],
+        mark_names=shown.names,
+        error=typical_error(spread[known][:, order][:, :, order]),
+    )
+    return [section, *worth], keys
 
 
 def discrete_sections(
@@ -161,7 +156,9 @@ def discrete_sections(
     draw(section, shown, "state", "Maps of the states, most populated first", style.state_colours(len(largest)))
     sections = [section]
     if halves is not None:
-        worth = Section("Resolution of the states", f"{HALVES} The most populated states are shown.")
+        finest = finest_resolution(job, ensemble)
+        text = f"{HALVES} Nothing finer than {finest:.1f} Å was learnt. The most populated states are shown."
+        worth = Section("Resolution of the states", text)
         worth.figures["state_fsc"] = curves.fsc(
             {f"state {k}": curve for k, (curve, _) in zip(largest[:MOST_CURVES], found_curves, strict=False)},
             halves[0].grid.pixel_size,
@@ -186,7 +183,8 @@ def population_table(
     rest = np.setdiff1d(np.arange(probability.shape[1]), shown)
     if len(rest):
         count, share = int(np.isin(likeliest, rest).sum()), probability[:, rest].mean(0).sum()
-        rows.append((f"{len(rest)} others", count, f"{share:.1%}", None, *([None] if resolutions else [])))
+        name = f"{len(rest)} other{'s' if len(rest) > 1 else ''}"
+        rows.append((name, count, f"{share:.1%}", None, *([None] if resolutions else [])))
     header = ("state", "particles", "share", "mean probability of its particles")
     return [(*header, *(["resolution (FSC 0.143)"] if resolutions else [])), *rows]
 
@@ -218,8 +216,9 @@ def continuous_worth(halves: tuple[Ensemble, Ensemble], shown: Shown, finest: fl
     found[f"change from {shown.names[0]} to {shown.names[-1]}"] = change
     section = Section(
         "Resolution of the conformations",
-        f"{HALVES} Most of a map is what all conformations share; the last curve is of the difference between the outermost"
-        " two alone, which is the motion itself.",
+        f"{HALVES} Nothing finer than {finest:.1f} Å was learnt. Most of a map is what all conformations share; the last"
+        " curve is of the difference between the outermost two alone, which is the motion itself. Read that one at 0.5: both"
+        " halves begin with the same directions, which agree a little even where they are noise.",
     )
     section.figures["conformation_fsc"] = curves.fsc(
         found, halves[0].grid.pixel_size, halves[0].grid.box_size, "FSC of the conformations"
@@ -275,15 +274,23 @@ def _next(job: Job) -> str:
     return f"    frazil analyze {shlex.quote(str(job.folder))}"
 
 
-def _warning(choice: tuple[list[float], list[float]] | None, kept: int) -> str:
-    """Words for a reader who might take noise for a motion."""
+def verdict(choice: tuple[list[float], list[float]] | None, kept: int) -> str:
+    """A first paragraph for a reader who might take noise for a motion; nothing where there is no reason to doubt.
+
+    Args:
+        choice: gains and errors of each number of latent coordinates. kept: the number kept.
+    """
     if choice is None or choice[0][min(kept, len(choice[0]) - 1)] >= HARDLY_ANY:
         return ""
     return (
-        "Hardly anything moves here: all latent coordinates together explain an image by less than"
-        f" {HARDLY_ANY:g} nats better than one rigid map does. Take the molecule as rigid unless the half-maps agree on the"
-        " change between conformations, further down.\n\n"
+        "Hardly anything moves: all latent coordinates together explain an image by less than"
+        f" {HARDLY_ANY:g} nats better than one rigid map does. So little can come from errors in poses or contrast: take the"
+        " molecule as one rigid structure.\n\n"
     )
+
+
+def _of_several(coordinates: int) -> str:
+    return f"; of the {coordinates} it is the one that images know best" if coordinates > 1 else ""
 
 
 def finest_resolution(job: Job, ensemble: Ensemble) -> float:

@@ -36,7 +36,8 @@ def write_ensemble_report(
 ) -> None:
     """Write report.html again, with what moves before the sections of the consensus."""
     moving, keys = ensemble_sections(job, config.seed)
-    what = "Conformations" if (job.outputs / "latent.npy").exists() else "One rigid structure"
+    made = [(job.outputs / name).exists() for name in ("latent.npy", "component_probability.npy")]
+    what = ("States" if made[1] else "Conformations") if made[0] else "One rigid structure"
     keys = {"particles": particles.count, **keys, "resolution of the consensus": f"{consensus.resolution():.2f} Å"}
     write_page(job, f"{what} of {particles.count:,} particles", [*moving, *sections], keys)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frazil.analyze.half_maps import decode_pair, molecule_mask, pair_half_maps
+from frazil.inference.half_map_pair import decode_pair, molecule_mask, pair_half_maps
 from frazil.numerics.shells import low_pass
 from frazil.physics.grid import Grid
 
