@@ -7,6 +7,7 @@ import torch
 
 from frazil.inference.half_map_pair import decode_pair, molecule_mask, pair_half_maps
 from frazil.numerics.shells import low_pass
+from frazil.physics.basis import BasisEnsemble
 from frazil.physics.grid import Grid
 
 GRID = Grid(48, 2.0)
@@ -35,9 +36,13 @@ def test_the_mask_holds_the_molecule_and_not_the_corners() -> None:
     assert float(mask[24, 24, 24]) == 1 and float(mask[2, 2, 2]) == 0 and 0.01 < float(mask.mean()) < 0.5
 
 
-def test_a_pair_is_both_ensembles_at_one_point(straight) -> None:
-    other = type(straight)(straight.mean + 1, straight.basis, straight.grid.pixel_size)
-    point = torch.tensor([1.0, 0.5, 0])
-    pair = decode_pair((straight, other), point, straight.grid, seed=0)
-    torch.testing.assert_close(pair.a, straight.density(point).voxels(straight.grid))
+def test_a_pair_is_both_ensembles_at_one_point() -> None:
+    volumes = torch.stack((molecule(), molecule().roll(3, 2)))
+    one, other = (
+        BasisEnsemble(volumes, GRID),
+        BasisEnsemble(volumes + torch.tensor([1.0, 0.0])[:, None, None, None], GRID),
+    )
+    point = torch.tensor([0.5])
+    pair = decode_pair((one, other), point, GRID, seed=0)
+    torch.testing.assert_close(pair.a, one.density(point).voxels(GRID))
     torch.testing.assert_close(pair.b, pair.a + 1)

@@ -65,6 +65,11 @@ def test_a_gain_that_is_next_to_nothing_is_called_that(job: Job) -> None:
     assert "Hardly anything moves" in ensemble_sections(job, seed=0)[0][0].text
 
 
+def test_latents_that_are_mostly_error_are_called_that(job: Job) -> None:
+    np.save(job.outputs / "latent_covariance.npy", np.ones((200, 1, 1), np.float32))
+    assert "Single images hardly say where they belong" in ensemble_sections(job, seed=0)[0][0].text
+
+
 def test_states_are_told_with_their_populations_and_maps(job: Job) -> None:
     member = np.arange(200) % 4 > 0
     probability = np.stack((member, ~member, np.zeros(200)), axis=1).astype(np.float32)

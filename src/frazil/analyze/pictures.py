@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from frazil.numerics.symmetry import point_group
 
 if TYPE_CHECKING:
     from frazil.data.stack import Particles
+    from frazil.physics.grid import Grid
 
 # the consensus maps of a job, the one to look at first
 MAPS = ("consensus_sharpened.mrc", "consensus.mrc")
@@ -85,7 +86,7 @@ def resolution_section(reconstruction: Reconstruction) -> Section:
     section = Section("Resolution", "Fourier shell correlation between the two half-maps.")
     spec, figure = curves.fsc(reconstruction.correlations(), grid.pixel_size, grid.box_size)
     section.figures["fsc"] = (spec, figure)
-    rows = [(one["name"], *(_angstrom(one["resolution"][t]) for t in ("0.143", "0.5"))) for one in spec["series"]]
+    rows = [(one["name"], *(_crossing(one, t, grid) for t in ("0.143", "0.5"))) for one in spec["series"]]
     section.tables.append([("curve", "FSC = 0.143", "FSC = 0.5"), *rows])
     drawn = {name: values for name, (values, _) in volumes.items()}
     section.figures["guinier"] = curves.guinier(drawn, grid.pixel_size)
@@ -281,5 +282,10 @@ def _uncertainty(reconstruction: Reconstruction, components: Components) -> str:
     return text
 
 
-def _angstrom(resolution: float | None) -> str:
-    return "not reached" if resolution is None else f"{resolution:.2f} Å"
+def _crossing(series: Mapping[str, Any], threshold: str, grid: Grid) -> str:
+    """Where a curve of an FSC figure falls below a threshold, in words."""
+    resolution = series["resolution"][threshold]
+    if resolution is not None:
+        return f"{resolution:.2f} Å"
+    above = all(value >= float(threshold) for value in series["correlation"][1:])
+    return f"{2 * grid.pixel_size:.2f} Å (Nyquist)" if above else "nowhere"

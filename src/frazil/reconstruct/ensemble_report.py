@@ -34,6 +34,8 @@ MOST_CURVES = 3
 MOST_STATES = 20
 # a gain below this is too little to be seen in maps (nats per image)
 HARDLY_ANY = 0.05
+# below this share of its variance a coordinate is more error than conformation
+HARDLY_KNOWN = 0.5
 # a particle is placed with certainty when one state is more probable than this
 CERTAIN = 0.9
 
@@ -77,7 +79,8 @@ def rigid_section(job: Job, choice: tuple[list[float], list[float]] | None) -> S
         " particles, and none of them explains the images of the other half clearly better than one rigid map does. The"
         " map below is the whole result; there is no latent.npy and no ensemble."
         "\n\nA small part that moves can drown in the rest: look for it inside a mask with"
-        f"\n\n    frazil reconstruct PARTICLES --density basis --basis.focus-mask MASK.mrc\n\n{_next(job)}",
+        "\n\n    frazil reconstruct PARTICLES --density basis --basis.focus-mask MASK.mrc"
+        f"\n\nMore of the map, its resolution and its poses is in the report of\n\n{_next(job)}",
     )
     if choice is not None:
         section.figures["gains"] = evidence.gains(*choice, 0)
@@ -109,7 +112,7 @@ def continuous_sections(
         worth, keys["half-maps agree on what moves to (FSC 0.5)"] = [section], change
     section = Section(
         "What moves",
-        f"{verdict(choice, found.shape[1])}The conformations of {len(rows)} particles, from one end of latent"
+        f"{verdict(choice, found.shape[1], told[order[0]])}The conformations of {len(rows)} particles, from one end of latent"
         f" coordinate {first} to the other{_of_several(found.shape[1])}. In the sections, orange is what a conformation has"
         " more of than the mean of these, blue what it has less of."
         "\n\nEvery particle has a latent of its own (latent.npy; latent_covariance.npy says how sure it is). A coordinate is"
@@ -274,19 +277,25 @@ def _next(job: Job) -> str:
     return f"    frazil analyze {shlex.quote(str(job.folder))}"
 
 
-def verdict(choice: tuple[list[float], list[float]] | None, kept: int) -> str:
+def verdict(choice: tuple[list[float], list[float]] | None, kept: int, told: float) -> str:
     """A first paragraph for a reader who might take noise for a motion; nothing where there is no reason to doubt.
 
     Args:
         choice: gains and errors of each number of latent coordinates. kept: the number kept.
+        told: the share of its variance to which the best coordinate is known.
     """
-    if choice is None or choice[0][min(kept, len(choice[0]) - 1)] >= HARDLY_ANY:
-        return ""
-    return (
-        "Hardly anything moves: all latent coordinates together explain an image by less than"
-        f" {HARDLY_ANY:g} nats better than one rigid map does. So little can come from errors in poses or contrast: take the"
-        " molecule as one rigid structure.\n\n"
-    )
+    if choice is not None and choice[0][min(kept, len(choice[0]) - 1)] < HARDLY_ANY:
+        return (
+            "Hardly anything moves: all latent coordinates together explain an image by less than"
+            f" {HARDLY_ANY:g} nats better than one rigid map does. So little can come from errors in poses or contrast: take"
+            " the molecule as one rigid structure.\n\n"
+        )
+    if told < HARDLY_KNOWN:
+        return (
+            "Single images hardly say where they belong: the error of a particle is larger than the spread of them all. What"
+            " is shown may be noise.\n\n"
+        )
+    return ""
 
 
 def _of_several(coordinates: int) -> str:
