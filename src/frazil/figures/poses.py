@@ -54,6 +54,7 @@ def angular_distribution(
     axes = figure.add_subplot(projection="mollweide")
     axes.grid(False)
     drawn = axes.pcolormesh(edges[0], np.arcsin(edges[1]), relative, cmap=DENSITY, vmin=0, rasterized=True)
+    axes.set_axisbelow(False)
     across = [-120, -60, 0, 60, 120]
     axes.set_xticks(np.radians(across), [f"{angle}°" for angle in across], fontsize=7.5)
     for label in axes.get_xticklabels():  # they stand on the map, whose cells may be dark or pale

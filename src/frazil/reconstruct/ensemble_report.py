@@ -112,9 +112,9 @@ def continuous_sections(
         worth, keys["half-maps agree on what moves to (FSC 0.5)"] = [section], change
     section = Section(
         "What moves",
-        f"{verdict(choice, found.shape[1], told[order[0]])}The conformations of {len(rows)} particles, from one end of latent"
-        f" coordinate {first} to the other{_of_several(found.shape[1])}. In the sections, orange is what a conformation has"
-        " more of than the mean of these, blue what it has less of."
+        f"{verdict(choice, found.shape[1], float(told[order[0]]))}The conformations of {len(rows)} particles, from one end"
+        f" of latent coordinate {first} to the other{_of_several(found.shape[1])}. In the sections, orange is what a"
+        " conformation has more of than the mean of these, blue what it has less of."
         "\n\nEvery particle has a latent of its own (latent.npy; latent_covariance.npy says how sure it is). A coordinate is"
         " known to 100% when the spread of the particles along it is all conformation and no error of single particles.",
     )
