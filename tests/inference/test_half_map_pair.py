@@ -46,3 +46,13 @@ def test_a_pair_is_both_ensembles_at_one_point() -> None:
     pair = decode_pair((one, other), point, GRID, seed=0)
     torch.testing.assert_close(pair.a, one.density(point).voxels(GRID))
     torch.testing.assert_close(pair.b, pair.a + 1)
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_what_was_not_learnt_is_not_believed_however_well_it_correlates(size: int) -> None:
+    volume = torch.randn(size, size, size, generator=torch.Generator().manual_seed(0))
+    grid = Grid(size, 2.0)
+    pair = pair_half_maps(volume, volume, grid, seed=0, mask=torch.ones_like(volume), finest=8.0)
+    assert pair.resolution() == pytest.approx(8.0, rel=0.1)
+    assert float(pair.local_resolution().min()) >= 8.0 - 1e-5
+    assert len(pair.corrected()) == round(size * 2 / 8) + 1

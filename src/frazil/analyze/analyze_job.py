@@ -135,7 +135,8 @@ def _decode_states(
     look = pictures.Look(pixel_size, chosen, raymarch.principal_view(volumes, chosen))
     halves, pairs = reconstruction.half_ensembles(), None
     if halves is not None:
-        pairs = validation.decode_pairs(halves, states.centres, grid, stems, job, config.seed)
+        finest = reconstruction.finest_resolution()
+        pairs = validation.decode_pairs(halves, states.centres, grid, stems, job, config.seed, finest)
     images, agreements = None, None
     if config.agreement:
         points = states.centres.astype(np.float64)

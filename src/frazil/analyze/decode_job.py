@@ -39,7 +39,8 @@ def run_decode(config: Config, job: Job) -> None:
     worth: dict[str, list[validation.PairSummary]] = {}
     halves = reconstruction.half_ensembles()
     if halves is not None:
-        worth["model"] = validation.decode_pairs(halves, points, grid, stems, job, config.seed)
+        finest = reconstruction.finest_resolution()
+        worth["model"] = validation.decode_pairs(halves, points, grid, stems, job, config.seed, finest)
         good += f", median resolution {np.median([pair.resolution for pair in worth['model']]):.2f} Å"
     if config.from_images:
         made = validation.maps_from_images(reconstruction, ensemble, points, grid, stems, job, config.seed)

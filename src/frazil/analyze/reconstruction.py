@@ -131,6 +131,10 @@ class Reconstruction:
             return "C1"
         return str(record.get("reconstruct", {}).get("symmetry", "C1"))
 
+    def finest_resolution(self) -> float:
+        """Å, to which the job used its images to learn the ensemble; 0 where it does not say."""
+        return min((float(one["resolution"]) for one in self.records() if "resolution" in one), default=0.0)
+
     def records(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, oldest first."""
         path = self.folder / "metrics.jsonl"

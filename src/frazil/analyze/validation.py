@@ -53,13 +53,22 @@ def write_pair(pair: HalfMapPair, stem: Path) -> PairSummary:
     local = pair.local_resolution()
     for path, volume in zip(files, (pair.a, pair.b, local), strict=True):
         write_volume(path, volume, pair.grid.pixel_size)
-    return PairSummary(pair.resolution(), pair.correlation.corrected.numpy(), local.numpy(), files)
+    return PairSummary(pair.resolution(), pair.corrected().numpy(), local.numpy(), files)
 
 
 def decode_pairs(
-    halves: tuple[Ensemble, Ensemble], points: np.ndarray, grid: Grid, stems: Sequence[Path], job: Job, seed: int
+    halves: tuple[Ensemble, Ensemble],
+    points: np.ndarray,
+    grid: Grid,
+    stems: Sequence[Path],
+    job: Job,
+    seed: int,
+    finest: float = 0.0,
 ) -> list[PairSummary]:
     """Half-maps of every point from the ensembles of both half-sets.
+
+    Args:
+        finest: Å, to which the ensembles were learnt.
 
     Raises:
         InputError: the halves' latents have another number of coordinates than the points.
@@ -75,7 +84,7 @@ def decode_pairs(
     with job.progress(len(points), "half-maps", unit="states") as progress:
         for point, stem in zip(points, stems, strict=True):
             latent = torch.from_numpy(point).to(torch.float32)
-            found.append(write_pair(decode_pair(halves, latent, grid, seed), stem))
+            found.append(write_pair(decode_pair(halves, latent, grid, seed, finest), stem))
             progress.advance(1)
     return found
 

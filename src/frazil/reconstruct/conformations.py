@@ -120,12 +120,11 @@ def half_map_curve(
         beside: another conformation: what is correlated is then the difference of the two, which is what moves.
     """
     grid = halves[0].grid
-    pair = decode_pair(halves, latent, grid, seed)
+    pair = decode_pair(halves, latent, grid, seed, finest)
     if beside is not None:
         other = decode_pair(halves, beside, grid, seed)
         mask = torch.maximum(pair.mask, other.mask)
-        pair = pair_half_maps(pair.a - other.a, pair.b - other.b, grid, seed, mask)
-    last = min(grid.last_shell, round(grid.shell_of(finest)))
-    curve = pair.correlation.corrected[: last + 1]
+        pair = pair_half_maps(pair.a - other.a, pair.b - other.b, grid, seed, mask, finest)
+    curve = pair.corrected()
     shell = first_shell_below(curve, 0.143 if beside is None else 0.5)
     return curve, NOWHERE if shell < 1 else f"{grid.resolution_of(shell):.1f} Å"
