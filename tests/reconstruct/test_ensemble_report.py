@@ -94,6 +94,16 @@ def test_an_ensemble_without_halves_is_shown_without_their_correlation(job: Job)
     assert "half-maps agree on what moves to (FSC 0.5)" not in keys
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_learning_curve_is_drawn_from_two_epochs_on(job: Job, epochs: int) -> None:
+    for name in ("contrast.npy", "latent_coordinates.csv"):
+        (job.outputs / name).unlink()
+    lines = "".join(f'{{"epoch": {k}, "loss": 1.0}}\n' for k in range(epochs))
+    (job.folder / "metrics.jsonl").write_text(lines)
+    sections, _ = ensemble_sections(job, seed=0)
+    assert any("learning_curve" in section.figures for section in sections) == (epochs > 1)
+
+
 def test_the_page_of_a_job_holds_the_consensus_and_what_moves(run_frazil, small_stack: Path, tmp_path: Path) -> None:
     words = ("--latent-dim", 1, "--basis.model", "linear", "--basis.passes", 1, "--out", tmp_path / "job")
     assert run_frazil("reconstruct", small_stack, *words).code == 0

@@ -256,7 +256,7 @@ def learning_sections(job: Job) -> list[Section]:
             " heights are not to be compared between them."
         )
         section.figures["evidence"] = evidence.passes(records)
-    elif any("epoch" in record for record in records):
+    elif sum("epoch" in record for record in records) > 1:
         section.figures["learning_curve"] = curves.learning_curve(records)
     path = job.outputs / "contrast.npy"
     if path.exists() and float((contrast := np.load(path)).std()) > 0:
