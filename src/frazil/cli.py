@@ -21,9 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from frazil import __version__
+from frazil.engine.processes import INTERRUPTED, Place, Processes, ToldElsewhere, alike, joined
 from frazil.errors import FrazilError, InputError
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Verb:
     group: str
 
     def load(self) -> ModuleType:
-        """The module: docstring, `Config`, `run`, and `MAKES_JOB` (true unless it says otherwise)."""
+        """The module: docstring, `Config`, `run`, `MAKES_JOB` (true unless it says otherwise), `MANY_PROCESSES` (false)."""
         return import_module(self.module)
 
 
@@ -67,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe went away (`frazil inspect FILE | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ToldElsewhere as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        return error.exit_code
     except KeyboardInterrupt:
         _say("stopped; the same command goes on where it stopped")
         return INTERRUPTED
@@ -90,13 +93,25 @@ def _command(argv: list[str]) -> int:
     if argv[0] == "--version":
         sys.stdout.write(f"frazil {__version__}\n")
         return 0
-    verb = find_verb(argv[0])
+    place = Place.told_by(os.environ)
     rest = argv[1:]
-    below = settings_below(verb, rest)
-    if any(token in ("-h", "--help") for token in rest):
-        sys.stdout.write(verb_page(verb, below))
-        return 0
-    return _run(verb, rest, below)
+    with alike(place):
+        verb = find_verb(argv[0])
+        below = settings_below(verb, rest)
+        if any(token in ("-h", "--help") for token in rest):
+            sys.stdout.write(verb_page(verb, below))
+            return 0
+        config = read_command(verb, rest, below)
+        _check_processes(verb, place)
+    return _run(verb, rest, config, place)
+
+
+def _check_processes(verb: Verb, place: Place) -> None:
+    if place.count > 1 and not getattr(verb.load(), "MANY_PROCESSES", False):
+        raise InputError(
+            f"frazil {verb.name} works in one process, and {place.count} were started",
+            remedy="start it without torchrun",
+        )
 
 
 def find_verb(name: str) -> Verb:
@@ -184,30 +199,35 @@ def read_command(verb: Verb, rest: Sequence[str], below: Mapping[str, Any]) -> A
     return build(model, merge(below, typed), where=f"frazil {verb.name}")
 
 
-def _run(verb: Verb, rest: list[str], below: Mapping[str, Any]) -> int:
-    config = read_command(verb, rest, below)
+def _run(verb: Verb, rest: list[str], config: Any, place: Place) -> int:
     module = verb.load()
+    _limit_threads(config, place)
     if not getattr(module, "MAKES_JOB", True):
-        _limit_threads(config)
         _print_result(module.run(config, None))
         return 0
+    with joined(place, config.device) as processes:
+        return _run_job(verb, rest, config, processes)
+
+
+def _run_job(verb: Verb, rest: list[str], config: Any, processes: Processes) -> int:
     from frazil.config import input_paths
     from frazil.engine.job import open_job
 
-    _limit_threads(config)
     # what a program reads from standard output must not be mixed with what a person reads
     stream = sys.stderr if getattr(config, "as_json", False) else sys.stdout
     command = shlex.join(["frazil", verb.name, *rest])
-    job = open_job(verb.name, config, input_paths(config), command, stream=stream)
+    job = open_job(verb.name, config, input_paths(config), command, stream=stream, processes=processes)
     if job.finished:
-        _tell_finished(job, stream)
+        if processes.first:
+            _tell_finished(job, stream)
         return 0
     if job.resumed:
         job.log(f"going on with {job.name}")
     with job:
-        result = module.run(config, job)
+        result = verb.load().run(config, job)
         job.result(result)
-    _print_result(result)
+    if processes.first:
+        _print_result(result)
     return 0
 
 
@@ -222,10 +242,12 @@ def _tell_finished(job: Any, stream: Any) -> None:
     _print_result(status.get("result"))
 
 
-def _limit_threads(config: Any) -> None:
-    from frazil.engine.machine import use_threads
+def _limit_threads(config: Any, place: Place) -> None:
+    from frazil.engine.machine import threads_for_each, use_threads
 
-    use_threads(getattr(config, "threads", None))
+    # a launcher allows each process one thread unless told otherwise; here they share the cores
+    share = threads_for_each(place.local_count) if place.local_count > 1 else None
+    use_threads(getattr(config, "threads", None) or share)
 
 
 def _print_result(result: Any) -> None:

@@ -42,9 +42,12 @@ class Regression(Task):
     def optimizers(self) -> dict[str, Optimizer]:
         return {"adam": self._adam, "sparse": self._sparse}
 
-    def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+    def prepare(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(len(rows), 1, generator=generator)
+
+    def step(self, rows: Tensor, epoch: float, prepared: Tensor) -> dict[str, Tensor]:
         time.sleep(self.pause)
-        noise = 0.1 * torch.randn(len(rows), 1)
+        noise = 0.1 * prepared
         error = self.network(self.inputs[rows]) + self.table(rows) + noise - self.targets[rows]
         loss = error.pow(2).mean() * (1 + 0.1 * epoch)
         return {"loss": loss, "error": error.abs().mean()}

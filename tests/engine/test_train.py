@@ -33,7 +33,7 @@ class Line(Task):
     def optimizers(self) -> dict[str, Optimizer]:
         return {"sgd": self.optimizer}
 
-    def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, epoch: float, prepared: Tensor) -> dict[str, Tensor]:
         if torch.is_grad_enabled():
             self.rows.append(rows.tolist())
             self.epochs.append(epoch)
@@ -47,7 +47,7 @@ class Line(Task):
 class FlatAtZero(Line):
     """A finite loss whose gradient is not: the square root has none at zero."""
 
-    def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, epoch: float, prepared: Tensor) -> dict[str, Tensor]:
         return {"loss": (self.layer.weight * 0).abs().sqrt().sum() + 1}
 
 
@@ -84,7 +84,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(job: Job) -> N
 
 def test_a_training_that_fell_apart_ends_with_advice(job: Job) -> None:
     class Broken(Line):
-        def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+        def step(self, rows: Tensor, epoch: float, prepared: Tensor) -> dict[str, Tensor]:
             loss = (self.layer.weight * (float("nan") if len(rows) > 1 else 1.0)).sum()  # no particle is to blame
             return {"loss": loss}
 
@@ -131,11 +131,14 @@ def test_training_on_a_gpu_resumes_bitwise(tmp_path: Path) -> None:
             self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=0.01)
             self.stop_after = 10**9
 
-        def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
+        def prepare(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+            return torch.randn(len(rows), 1, generator=generator)
+
+        def step(self, rows: Tensor, epoch: float, prepared: Tensor) -> dict[str, Tensor]:
             if len(self.rows) == self.stop_after:
                 raise KeyboardInterrupt
-            values = super().step(rows.to("cuda"), epoch)
-            noise = torch.randn(len(rows), 1, device="cuda")
+            values = super().step(rows.to("cuda"), epoch, prepared)
+            noise = prepared.to("cuda")
             return {"loss": values["loss"] + (self.layer(noise) - noise).pow(2).mean()}
 
     weights = {}

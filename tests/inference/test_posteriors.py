@@ -27,7 +27,9 @@ def test_divergence_is_zero_at_the_prior_and_grows_away_from_it() -> None:
 
 def test_samples_have_the_mean_and_covariance_they_claim() -> None:
     posterior = LatentPosterior(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, -2.0]]))
-    many = posterior[torch.zeros(20000, dtype=torch.int64)].sample(torch.Generator().manual_seed(0))
+    many = posterior[torch.zeros(20000, dtype=torch.int64)].sample(
+        torch.randn(20000, 2, generator=torch.Generator().manual_seed(0))
+    )
     assert torch.allclose(many.mean(0), posterior.mean[0], atol=0.03)
     assert torch.allclose(torch.cov(many.T), posterior.covariance()[0], atol=0.03)
 

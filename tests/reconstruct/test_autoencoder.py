@@ -45,6 +45,13 @@ def autoencoder(
     )
 
 
+def values_of(
+    task: Autoencoder, rows: torch.Tensor, epoch: float = 0.0, generator: torch.Generator | None = None
+) -> dict[str, torch.Tensor]:
+    """What a step says of a whole batch."""
+    return task.step(rows, epoch, task.prepare(rows, generator or torch.Generator()))
+
+
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
@@ -100,10 +107,9 @@ def test_the_error_is_that_of_projections_through_the_microscope(particles: Part
     rows = torch.arange(6)
     batch = task.batch(rows)
     with torch.no_grad():
-        torch.manual_seed(5)
-        values = task.step(rows, 0.0)
-        torch.manual_seed(5)
-        latent = task.encode(batch).sample()
+        prepared = task.prepare(rows, torch.Generator())
+        values = task.step(rows, 0.0, prepared)
+        latent = task.encode(batch).sample(prepared.noise)
         density = task.field.density(latent)
         pose, optics = particles.pose[rows], particles.optics[rows]
         image = density.project(pose, task.images.grid) * optics.ctf(task.images.grid, task.layout)
@@ -118,8 +124,10 @@ def test_drawing_fewer_coefficients_leaves_the_expected_error_as_it_is(particles
     whole, drawn = autoencoder(particles), autoencoder(particles, coefficients=0.4)
     with torch.no_grad():
         rows, latent = torch.arange(8), torch.zeros(8, 2)
-        exact = whole._error(whole.batch(rows), latent)
-        estimates = torch.stack([drawn._error(drawn.batch(rows), latent) for _ in range(200)])
+        exact = whole._error(whole.batch(rows), latent, None)
+        generator = torch.Generator().manual_seed(1)
+        draws = [drawn.prepare(rows, generator).coefficients for _ in range(200)]
+        estimates = torch.stack([drawn._error(drawn.batch(rows), latent, index) for index in draws])
     assert abs(estimates.mean() - exact) < 4 * estimates.std() / 200**0.5
     assert estimates.std() > 0
 
@@ -128,8 +136,7 @@ def test_half_precision_gives_the_loss_and_gradient_of_single_precision(particle
     gradients, losses = [], []
     for precision in (None, torch.bfloat16):
         task = autoencoder(particles, precision=precision)
-        torch.manual_seed(2)
-        loss = task.step(torch.arange(8), 0.0)["loss"]
+        loss = values_of(task, torch.arange(8))["loss"]
         loss.backward()
         losses.append(loss.item())
         gradients.append(torch.cat([p.grad.flatten() for p in task.field.parameters()]))
@@ -143,7 +150,7 @@ def test_training_lowers_the_error_of_the_images(particles: Particles) -> None:
     errors = []
     for step in range(30):
         optimizer.zero_grad()
-        values = task.step(torch.arange(16), step / 5)
+        values = values_of(task, torch.arange(16), step / 5, torch.Generator().manual_seed(step))
         values["loss"].backward()
         optimizer.step()
         errors.append(values["error"].item())
@@ -154,9 +161,9 @@ def test_poses_wait_for_the_networks_and_then_move_where_seen(particles: Particl
     task = autoencoder(particles, refine_poses=True, pose_pretrain=1)
     assert task.poses is not None
     table = task.poses.correction.weight
-    task.step(torch.arange(4), 0.5)["loss"].backward()
+    values_of(task, torch.arange(4), 0.5)["loss"].backward()
     assert table.grad is None
-    task.step(torch.arange(4), 1.0)["loss"].backward()
+    values_of(task, torch.arange(4), 1.0)["loss"].backward()
     assert table.grad is not None
     moved = table.grad.coalesce()
     assert moved.indices().tolist() == [[0, 1, 2, 3]]
@@ -167,7 +174,7 @@ def test_a_poisoned_image_gives_no_finite_loss_and_is_blamed_by_name(particles: 
     task = autoencoder(particles)
     task.images.values[5, 3] = torch.inf
     rows = torch.arange(8)
-    assert not task.step(rows, 0.0)["loss"].isfinite()
+    assert not values_of(task, rows)["loss"].isfinite()
     assert task.blame(rows).tolist() == [5]
 
 
@@ -202,7 +209,7 @@ def test_a_gpu_gives_the_loss_of_the_cpu(particles: Particles) -> None:
     for device in ("cpu", "cuda"):
         task = autoencoder(particles, device=device)
         with torch.no_grad():
-            losses.append(task._error(task.batch(torch.arange(8)), torch.ones(8, 2, device=device)).item())
+            losses.append(task._error(task.batch(torch.arange(8)), torch.ones(8, 2, device=device), None).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import time
@@ -15,8 +16,9 @@ from frazil.config import JobConfig
 from frazil.engine.files import without_nan, write_json
 from frazil.engine.folder import Claim, claim_folder, discard_if_worthless
 from frazil.engine.identity import describe_inputs, job_digest, write_job_toml
-from frazil.engine.machine import available_memory, check_memory, choose_device
+from frazil.engine.machine import GIGABYTE, available_memory, check_memory, choose_device
 from frazil.engine.metrics import Metrics
+from frazil.engine.processes import ALONE, Processes
 from frazil.engine.progress import Progress, Terminal
 from frazil.errors import InputError
 
@@ -25,9 +27,13 @@ class Job:
     """The folder of a job and the way to speak from within it. Made by `open_job`; final.
 
     As a context manager it writes into ``status.json`` how the work ended: finished, failed or interrupted.
+
+    Where several processes work on the job, each has a `Job`; only that of the first says or writes anything.
     """
 
-    def __init__(self, claim: Claim, verb: str, config: JobConfig, terminal: Terminal) -> None:
+    def __init__(
+        self, claim: Claim, verb: str, config: JobConfig, terminal: Terminal, processes: Processes = ALONE
+    ) -> None:
         self.folder = claim.folder
         self.outputs = claim.folder / "outputs"
         self.figures = claim.folder / "figures"
@@ -37,11 +43,12 @@ class Job:
         self.verb = verb
         self.device = "cpu" if claim.finished else choose_device(config.device)
         self.terminal = terminal
+        self.processes = processes
         self._config = config
         self._claim = claim
         self._state: dict[str, Any] = {"verb": verb, "state": "running"}
         self._shown = 0.0
-        self._metrics = Metrics(self.folder, tensorboard=config.tensorboard)
+        self._metrics = Metrics(self.folder if processes.first else None, tensorboard=config.tensorboard)
 
     @property
     def name(self) -> str:
@@ -51,6 +58,8 @@ class Job:
 
     def log(self, text: str) -> None:
         """Says something on the terminal and in ``log.txt``."""
+        if not self.processes.first:
+            return
         self.terminal.line(text)
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
@@ -67,22 +76,35 @@ class Job:
     @contextlib.contextmanager
     def progress(self, total: int, description: str, unit: str = "images") -> Iterator[Progress]:
         """Shows the progress of `total` units of work, here and in ``status.json``."""
+        if not self.processes.first:
+            yield Progress(total, lambda done: None)
+            return
         with self.terminal.progress(total, description, unit) as shown:
             shown.watch(lambda done: self._note_progress(description, done, total))
             yield shown
         self._state.pop("progress", None)
 
     def announce_memory(self, size: float, purpose: str) -> None:
-        """States the memory of the work to come before it starts.
+        """States the memory of the work to come before it starts. A meeting of the processes.
 
         Args:
-            size: bytes at the peak.
+            size: bytes at the peak, in this process.
             purpose: what takes most of them.
 
         Raises:
-            InputError: when it is more than --memory allows or the machine has.
+            InputError: when it is more than --memory allows or the machine has for each of its processes.
         """
-        self.log(check_memory(size, purpose, self._config.memory, available_memory()))
+        self.log(check_memory(size, purpose, self._config.memory, self._available(), self.processes.local_count))
+
+    def memory_to_be_had(self) -> float | None:
+        """Bytes that this process may take; None where nobody knows. A meeting of the processes."""
+        return self._available() if self._config.memory is None else self._config.memory * GIGABYTE
+
+    def _available(self) -> float | None:
+        """What the machine has for each process. All ask before one begins to use it, and agree on the answer."""
+        free = available_memory()
+        least = self.processes.least(math.inf if free is None else free / self.processes.local_count)
+        return None if math.isinf(least) else least
 
     def made(self, path: Path, good: str, next_command: str) -> None:
         """The closing lines: what was made, how good it is, what to type next."""
@@ -113,7 +135,7 @@ class Job:
             self.finish("interrupted")
         else:
             self.finish("failed", f"{error}" or kind.__name__)
-            if isinstance(error, InputError) and self._config.out is None:
+            if isinstance(error, InputError) and self._config.out is None and self.processes.first:
                 discard_if_worthless(self.folder)  # a mistyped flag shall not use up a number
 
     def start(self) -> Job:
@@ -124,6 +146,10 @@ class Job:
         self._write_status()
         return self
 
+    def seen_by_others(self) -> Claim:
+        """The folder as the other processes have it: they work in it, and the lock stays with the first."""
+        return Claim(self.folder, self.resumed, self.finished)
+
     def _note_progress(self, description: str, done: int, total: int) -> None:
         now = time.monotonic()
         if now - self._shown >= 1.0:
@@ -132,11 +158,19 @@ class Job:
             self._write_status()
 
     def _write_status(self, *, durable: bool = False) -> None:
+        if not self.processes.first:
+            return
         write_json(self.folder / "status.json", self._state | {"updated": time.time()}, durable=durable)
 
 
 def open_job(
-    verb: str, config: JobConfig, inputs: list[Path], command: str = "", *, stream: TextIO | None = None
+    verb: str,
+    config: JobConfig,
+    inputs: list[Path],
+    command: str = "",
+    *,
+    stream: TextIO | None = None,
+    processes: Processes = ALONE,
 ) -> Job:
     """Finds or makes the folder of a job.
 
@@ -148,16 +182,28 @@ def open_job(
         inputs: files and job folders that the result depends on.
         command: what was typed, for the record.
         stream: where the job speaks; standard output when not given.
+        processes: those that work on the job. The first one takes the folder, for all.
 
     Raises:
         InputError: when an input is missing, a GPU is wanted and there is none, the folder holds something else, or
             another process is running this job.
     """
+    terminal = Terminal(stream)
+    if processes.first:
+        job = _take_folder(verb, config, inputs, command, terminal, processes)
+        processes.from_first(job.seen_by_others)
+        return job
+    return Job(processes.from_first(lambda: Claim(Path())), verb, config, terminal, processes)
+
+
+def _take_folder(
+    verb: str, config: JobConfig, inputs: list[Path], command: str, terminal: Terminal, processes: Processes
+) -> Job:
     described = describe_inputs(inputs)
     digest = job_digest(verb, config, described)
     claim = claim_folder(verb, config.out, digest, again=config.again)
     try:
-        job = Job(claim, verb, config, Terminal(stream))
+        job = Job(claim, verb, config, terminal, processes)
         if not claim.finished:
             if not claim.resumed:
                 write_job_toml(claim.folder / "job.toml", verb, config, described, digest, command)

@@ -55,6 +55,46 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     return "cpu"
 
 
+def take_gpu(number: int, processes: int) -> None:
+    """Makes the GPU of that number the one that ``cuda`` means in this process.
+
+    Raises:
+        InputError: when this machine has fewer GPUs than processes.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if processes > count:
+        raise InputError(
+            f"{processes} processes on a machine with {count} GPU{'' if count == 1 else 's'}",
+            where="--nproc-per-node",
+            remedy=f"start at most {count}, or use --device cpu",
+        )
+    torch.cuda.set_device(number)
+
+
+def threads_for_each(processes: int) -> int:
+    """The share of this machine's cores that each of its processes gets."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the machine or of a GPU, is used up."""
+    import torch
+
+    # torch has no error of its own for the machine's memory
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def free_memory() -> None:
+    """Gives memory back that torch keeps on a GPU for later."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def available_memory() -> int | None:
     """Bytes of memory that can still be used: what the system has free, or the control group's limit when lower."""
     free: int | None = None
@@ -81,14 +121,15 @@ def _control_group_room(folder: Path) -> int | None:
         return None
 
 
-def check_memory(size: float, purpose: str, limit: float | None, available: int | None) -> str:
+def check_memory(size: float, purpose: str, limit: float | None, available: float | None, processes: int = 1) -> str:
     """The line that states the memory at the peak.
 
     Args:
         size: bytes at the peak.
         purpose: what takes most of them.
         limit: what the user allows, in GB.
-        available: what the machine has, in bytes.
+        available: what the machine has, in bytes; where several processes share it, for each of them.
+        processes: how many do.
 
     Raises:
         InputError: when the work does not fit.
@@ -97,11 +138,12 @@ def check_memory(size: float, purpose: str, limit: float | None, available: int 
     allowed = limit * GIGABYTE if limit is not None else available
     if allowed is None:
         return f"needs {needed}"
+    room = f"{_gigabytes(allowed)} GB" + (f" for each of {processes} processes" if processes > 1 else "")
     if size > allowed:
         whose = "--memory allows" if limit is not None else "this machine has"
         remedy = "use a smaller box, fewer particles or smaller batches, or allow more with --memory GB"
-        raise InputError(f"this needs {needed}, {whose} {_gigabytes(allowed)} GB", remedy=remedy)
-    return f"needs {needed}; {_gigabytes(allowed)} GB to be had"
+        raise InputError(f"this needs {needed}, {whose} {room}", remedy=remedy)
+    return f"needs {needed}; {room} to be had"
 
 
 def _gigabytes(size: float) -> str:

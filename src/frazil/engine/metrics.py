@@ -17,30 +17,37 @@ class Metrics:
 
     A new `Metrics` starts an empty file: a job that goes on either does its work again, or takes back the lines that its
     checkpoint knows (`restore`). So lines that came after the checkpoint never stand there twice.
+
+    Args:
+        folder: of the job; without one nothing is written.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path | None, *, tensorboard: bool = False) -> None:
+        self.path = None if folder is None else folder / "metrics.jsonl"
         self._file = None
         self._tensorboard = tensorboard
         self._writer = None
 
     def add(self, values: dict[str, Any]) -> None:
         """Adds a line. A number that is not finite is written as null: JSON has no NaN."""
+        if self.path is None:
+            return
         if self._file is None:
             self._file = self.path.open("w", encoding="utf-8")
         plain = {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
         if self._tensorboard:
-            self._write_event(plain)
+            self._write_event(self.path.parent, plain)
 
     def text(self) -> str:
         """All lines of this run so far."""
-        return self.path.read_text(encoding="utf-8") if self._file is not None else ""
+        return self.path.read_text(encoding="utf-8") if self.path and self._file is not None else ""
 
     def restore(self, text: str) -> None:
         """Takes the file back to an earlier `text`."""
+        if self.path is None:
+            return
         self.close()
         write_text(self.path, text)
         self._file = self.path.open("a", encoding="utf-8")
@@ -53,11 +60,11 @@ class Metrics:
             self._writer.close()
             self._writer = None
 
-    def _write_event(self, values: dict[str, Any]) -> None:
+    def _write_event(self, folder: Path, values: dict[str, Any]) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.path.parent))
+            self._writer = SummaryWriter(str(folder))
         step = next((values[name] for name in STEPS if name in values), None)
         for name, value in values.items():
             if name not in STEPS and isinstance(value, (int, float)):

@@ -56,6 +56,11 @@ class Sampler:
             yield rows
         self.epoch, self.position = self.epoch + 1, 0
 
+    def generator(self) -> torch.Generator:
+        """Random numbers for the batch that was given out last. They depend on the seed and on where we are, no more."""
+        number = np.random.SeedSequence((self.seed, self.epoch, self.position)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(number[0]))
+
     def state(self) -> dict[str, Any]:
         """Where we are, for a checkpoint."""
         return {"epoch": self.epoch, "position": self.position, "left_out": sorted(self.left_out)}

@@ -2,6 +2,9 @@
 
 What is trained is a `Task`; the loop knows nothing of images. It owns what every training shares: the order of rows,
 accumulation of gradients, checkpoints, metrics, progress, and what to do when a number is not finite.
+
+Several processes share out every batch (see `gradient`) and make the same step each. They are in the same state at all times,
+and the first one writes it down.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from frazil.engine.checkpoint import (
     save_checkpoint,
     under,
 )
+from frazil.engine.gradient import BatchGradient
 from frazil.engine.progress import rate_text
 from frazil.engine.sampler import Sampler
 from frazil.engine.stopping import stop_between_steps
@@ -47,22 +51,37 @@ class Task(ABC):
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimizers, by name. Each makes a step after every batch (or `accumulate` batches)."""
 
-    @abstractmethod
-    def step(self, rows: Tensor, epoch: float) -> dict[str, Tensor]:
-        """The values of a batch, each a scalar mean over `rows`; ``loss`` is minimised, the others are reported.
-
-        Random numbers must come from torch's default generator, whose state is in the checkpoint.
+    def prepare(self, rows: Tensor, generator: torch.Generator) -> Any:
+        """What belongs to a batch as a whole, so that it does not matter how its rows are shared out: random numbers, and
+        means over all of it. A slice of it belongs to the same slice of `rows`; nothing by default.
 
         Args:
             rows: int64 (batch,), on the CPU.
+            generator: where random numbers come from, on the CPU; the same in all processes.
+        """
+        return torch.empty(len(rows), 0)
+
+    @abstractmethod
+    def step(self, rows: Tensor, epoch: float, prepared: Any) -> dict[str, Tensor]:
+        """The values of neighbours in a batch, each a scalar mean over them; ``loss`` is minimised, the others reported.
+
+        Other random numbers than the prepared ones must come from torch's default generator on the CPU, whose state is in
+        the checkpoint; with several processes there should be none.
+
+        Args:
+            rows: int64 (rows,), on the CPU.
             epoch: epochs done, with the fraction: 2.5 is the middle of the third.
+            prepared: what `prepare` has given, for these rows.
         """
 
     def blame(self, rows: Tensor) -> Tensor:
         """Those of `rows` whose own loss is not finite. Tries them one by one, which is slow and rare."""
         with torch.no_grad():
-            bad = [not bool(torch.isfinite(self.step(row[None], 0.0)["loss"])) for row in rows]
-        return rows[bad]
+            bad = [not bool(torch.isfinite(self._alone(row[None])["loss"])) for row in rows]
+        return rows[torch.tensor(bad, dtype=torch.bool)]
+
+    def _alone(self, row: Tensor) -> dict[str, Tensor]:
+        return self.step(row, 0.0, self.prepare(row, torch.Generator()))
 
     def name_of(self, row: int) -> str:
         """How a message calls a row."""
@@ -95,9 +114,11 @@ def train(
     the bit, wherever it was interrupted, as long as the operations of the task are repeatable themselves.
 
     A batch whose loss is not finite is tried again without the rows that `Task.blame` names; they are reported and
-    left out from then on. Weights never see a gradient that is not finite.
+    left out from then on. Weights never see a gradient that is not finite. When memory is out, half as many rows go through
+    at once from then on, and gradients are accumulated over twice as many parts of the batch.
 
     Args:
+        batch_size: rows of a batch in all processes of the job together.
         accumulate: batches per optimizer step.
         block: consecutive rows that stay near each other in the shuffled order, for stacks read from disk.
         checkpoint_every: optimizer steps between checkpoints (by time alone when not given).
@@ -121,9 +142,10 @@ def train(
             progress.advance(rows)
             if metric_every and loop.seen and loop.step_count % metric_every == 0:
                 job.metric(epoch=round(loop.epochs_done, 6), step=loop.step_count, **loop.means())
-            if request.asked or due.now(loop.step_count):
+            asked = job.processes.any(request.asked)
+            if asked or due.now(loop.step_count):
                 loop.save()
-            if request.asked:
+            if asked:
                 raise KeyboardInterrupt
     loop.save()
     return loop.last_means
@@ -152,6 +174,7 @@ class _Loop:
         self.path = job.checkpoints / f"{name}.safetensors"
         self.modules, self.optimizers = task.modules(), task.optimizers()
         self.parameters = [p for o in self.optimizers.values() for group in o.param_groups for p in group["params"]]
+        self.gradient = BatchGradient(task, self.parameters, accumulate, job)
         self.step_count = 0
         self.failures = 0
         self.sums: dict[str, float] = {}
@@ -188,29 +211,23 @@ class _Loop:
 
     def _batch(self, rows: Tensor) -> None:
         """Adds the gradient of a batch, without the rows that spoil it."""
-        values = self._values(rows) if len(rows) else None
+        if len(rows) == 0:
+            return
+        values = self.gradient.add(rows, self.epochs_done, self.sampler.generator())
+        if values is None:
+            bad = self.gradient.blame(rows)
+            self._report(rows, bad)
+            self.sampler.left_out |= set(bad.tolist())
+            good = rows[~torch.isin(rows, bad)]
+            if 0 < len(good) < len(rows):
+                values = self.gradient.add(good, self.epochs_done, self.sampler.generator())
+            rows = good
         if values is None:
             return
-        (values["loss"] / self.accumulate).backward()
+        self.failures = 0
         self.seen += len(rows)
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) * len(rows)
-
-    def _values(self, rows: Tensor) -> dict[str, Tensor] | None:
-        epoch = self.epochs_done
-        values = self.task.step(rows, epoch)
-        if bool(torch.isfinite(values["loss"])):
-            self.failures = 0
-            return values
-        bad = self.task.blame(rows)
-        self._report(rows, bad)
-        good = rows[~torch.isin(rows, bad)]
-        self.sampler.left_out |= set(bad.tolist())
-        if 0 < len(good) < len(rows):
-            values = self.task.step(good, epoch)
-            if bool(torch.isfinite(values["loss"])):
-                return values
-        return None
+            self.sums[name] = self.sums.get(name, 0.0) + value * len(rows)
 
     def _report(self, rows: Tensor, bad: Tensor) -> None:
         if len(bad):
@@ -232,6 +249,7 @@ class _Loop:
 
     def _optimize(self) -> None:
         """One step of all optimizers, unless the gradient is not finite."""
+        self.gradient.sum_over_processes()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
         if gradients and bool(torch.isfinite(nn.utils.get_total_norm(dense))):
@@ -258,9 +276,10 @@ class _Loop:
 
     def start(self) -> None:
         """Goes back to the checkpoint of an interrupted job, if there is one."""
-        if not (self.job.resumed and self.path.is_file()):
+        found = self.job.processes.from_first(self._last_checkpoint)
+        if found is None:
             return
-        tensors, state = load_checkpoint(self.path)
+        tensors, state = found
         for name, module in self.modules.items():
             module.load_state_dict(part(f"module/{name}", tensors))
         for name, optimizer in self.optimizers.items():
@@ -268,12 +287,18 @@ class _Loop:
         restore_random_state(part("random", tensors), state["random"])
         self.sampler.restore(state["sampler"])
         self.step_count, self.failures = state["step_count"], state["failures"]
+        self.gradient.parts = state["parts"]
         self.sums, self.seen, self.last_means = state["sums"], state["seen"], state["last_means"]
         self.job.metrics.restore(state["metrics"])
         self.job.log(f"going on after {self.epochs_done:.2f} of {self.epochs} epochs")
 
+    def _last_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return load_checkpoint(self.path) if self.job.resumed and self.path.is_file() else None
+
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint: all processes are in the same state."""
+        if not self.job.processes.first:
+            return
         tensors: dict[str, Tensor] = {}
         optimizers = {}
         for name, module in self.modules.items():
@@ -289,6 +314,7 @@ class _Loop:
             "sampler": self.sampler.state(),
             "step_count": self.step_count,
             "failures": self.failures,
+            "parts": self.gradient.parts,
             "sums": self.sums,
             "seen": self.seen,
             "last_means": self.last_means,

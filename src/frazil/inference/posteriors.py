@@ -24,9 +24,11 @@ class LatentPosterior(TensorValue):
     mean: Float[Tensor, "*batch latent"]
     log_variance: Float[Tensor, "*batch latent"]
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch latent"]:
-        """One draw, differentiable in mean and variance: ``z = mean + exp(log_variance / 2) * normal``."""
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+    def sample(self, noise: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+        """The draw that standard normal noise makes, differentiable in mean and variance.
+
+        ``z = mean + exp(log_variance / 2) * noise``
+        """
         return self.mean + noise * torch.exp(0.5 * self.log_variance)
 
     def covariance(self) -> Float[Tensor, "*batch latent latent"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -48,6 +48,24 @@ class Batch:
 
 
 @final
+@dataclass(frozen=True)
+class Prepared:
+    """What belongs to a whole batch, however it is shared out.
+
+    Attributes:
+        noise: standard normal, of the latents. coefficients: those the batch is compared in, in order; None for all.
+        divergence: mean over the batch; None where the price of the latent does not ask for it.
+    """
+
+    noise: Float[Tensor, "batch latent"]
+    coefficients: Int[Tensor, " drawn"] | None
+    divergence: Float[Tensor, ""] | None
+
+    def __getitem__(self, rows: slice) -> Prepared:
+        return replace(self, noise=self.noise[rows])
+
+
+@final
 class Autoencoder(Task):
     """What is trained: two networks, and the table of poses if they are refined.
 
@@ -72,7 +90,7 @@ class Autoencoder(Task):
         names: Callable[[int], str] | None = None,
     ) -> None:
         self.images, self.config, self.device = images, config, torch.device(device)
-        self.precision, self.names = precision, names
+        self.latent_dim, self.precision, self.names = latent_dim, precision, names
         self.layout = images.grid.half_plane(device=device)
         self.pose = pose.to(torch.float32)
         self.optics = optics
@@ -112,15 +130,24 @@ class Autoencoder(Task):
             named["poses"] = row_optimizer(self.poses, self.config.pose_learning_rate)
         return named
 
-    def step(self, rows: Int[Tensor, " batch"], epoch: float) -> dict[str, Tensor]:
-        """Loss of a batch at a (fractional) epoch, its mean squared error and divergence."""
+    def prepare(self, rows: Int[Tensor, " batch"], generator: torch.Generator) -> Prepared:
+        """Random numbers for a batch, and what a price that is not linear must know of all of it."""
+        noise = torch.randn(len(rows), self.latent_dim, generator=generator)
+        controlled = self.config.beta_control is not None
+        divergence = self.posterior(rows).divergence().mean() if controlled else None
+        return Prepared(noise.to(self.device), self._draw_coefficients(generator), divergence)
+
+    def step(self, rows: Int[Tensor, " batch"], epoch: float, prepared: Prepared) -> dict[str, Tensor]:
+        """Loss of images of a batch at a (fractional) epoch, their mean squared error and divergence."""
         moving = self.poses is not None and epoch >= self.config.pose_pretrain
         batch = self.batch(rows, moving=moving)
         posterior = self.encode(batch)
-        error = self._error(batch, posterior.sample())
+        error = self._error(batch, posterior.sample(prepared.noise), prepared.coefficients)
         divergence = posterior.divergence().mean()
         beta = self.beta(epoch * len(self.images))
-        price = latent_price(divergence, beta, float(self.weight.sum()), self.config.beta_control)
+        # the value of the whole batch with the slope of these images
+        priced = divergence if prepared.divergence is None else divergence - divergence.detach() + prepared.divergence
+        price = latent_price(priced, beta, float(self.weight.sum()), self.config.beta_control)
         return {"loss": error + price, "error": error.detach(), "divergence": divergence.detach()}
 
     def name_of(self, row: int) -> str:
@@ -160,13 +187,14 @@ class Autoencoder(Task):
                 images = images * torch.where(transfer == 0, torch.ones_like(tilted), (tilted / transfer).conj())
         return Batch(rows, images, transfer, pose.rotation)
 
-    def _error(self, batch: Batch, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
+    def _error(
+        self, batch: Batch, latent: Float[Tensor, "batch latent"], index: Int[Tensor, " drawn"] | None
+    ) -> Float[Tensor, ""]:
         """Mean squared error of the field's projections, image by image so that little is held at once."""
         points = slice_points(batch.rotation, self.layout, 1 / self.images.grid.box_size)
         transfer, images, weight = batch.transfer[..., None], batch.images, self.weight
-        chosen = self._draw_coefficients()
-        if chosen is not None:
-            index, weight = chosen
+        if index is not None:
+            weight = self._weight_of(index)
             points, transfer, images = points[:, index], transfer[:, index], images[:, index]
         weights = self.field.perceptron.weights(self.precision)
 
@@ -178,18 +206,26 @@ class Autoencoder(Task):
         per_image = (self.field.perceptron.entry_bias(latent), points, images)
         return streamed_mean_error(error_of, per_image, weights.tensors(), self.images_at_once, self.workers)
 
-    def _draw_coefficients(self) -> tuple[Tensor, Tensor] | None:
-        """Which coefficients this step looks at, and weights that keep the expected loss what it is."""
-        count = self.layout.count
-        kept = round(self.config.coefficients * count)
+    def _draw_coefficients(self, generator: torch.Generator) -> Int[Tensor, " drawn"] | None:
+        """Which coefficients a batch looks at; None for all."""
+        count, kept, always = self._drawn
         if kept >= count:
             return None
-        always = round(kept * SHARE_ALWAYS_DRAWN)
-        drawn = torch.randperm(count - always)[: kept - always].sort().values + always
-        index = torch.cat((torch.arange(always), drawn)).to(self.device)
+        drawn = torch.randperm(count - always, generator=generator)[: kept - always].sort().values + always
+        return torch.cat((torch.arange(always), drawn)).to(self.device)
+
+    def _weight_of(self, index: Int[Tensor, " drawn"]) -> Float[Tensor, " drawn"]:
+        """Weights of the coefficients drawn that keep the expected loss what it is."""
+        count, kept, always = self._drawn
         weight = self.weight[index].clone()
         weight[always:] *= (count - always) / (kept - always)
-        return index, weight
+        return weight
+
+    @property
+    def _drawn(self) -> tuple[int, int, int]:
+        """How many coefficients there are, are drawn for a batch, and are in every draw."""
+        kept = round(self.config.coefficients * self.layout.count)
+        return self.layout.count, kept, round(kept * SHARE_ALWAYS_DRAWN)
 
 
 def make_encoder(config: NeuralConfig, layout: HalfPlane, latent_dim: int) -> Encoder:
