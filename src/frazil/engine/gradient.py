@@ -82,7 +82,7 @@ class BatchGradient:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 own = parameter.grad.coalesce()
                 places, values = self.processes.gather(own.indices().T), self.processes.gather(own.values())
-                parameter.grad = torch.sparse_coo_tensor(places.T, values, own.shape).coalesce()
+                parameter.grad = torch.sparse_coo_tensor(places.T, values, own.shape, check_invariants=False).coalesce()
 
     def _own_values(self, rows: Tensor, epoch: float, prepared: Any) -> dict[str, float]:
         """This process's summands of the means, in as many parts as memory asks for."""

@@ -141,6 +141,10 @@ class Processes:
             distributed.broadcast_object_list(made, device=torch.device("cpu"))
         return made[0]
 
+    def same(self, value: Value) -> Value:
+        """The first process's value, in all of them: where other machines may round otherwise, none goes its own way."""
+        return self.from_first(lambda: value)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return self.least(not flag) == 0
@@ -222,22 +226,21 @@ def _meet(place: Place, backend: str) -> Any:
 
     try:
         store, _, _ = next(rendezvous("env://", place.rank, place.count, timeout=TO_FIND_EACH_OTHER))
-        group = distributed.PrefixStore("group", store)
         distributed.init_process_group(
-            backend, store=group, rank=place.rank, world_size=place.count, timeout=LONGEST_WAIT
+            backend, store=store, rank=place.rank, world_size=place.count, timeout=LONGEST_WAIT
         )
     except (RuntimeError, ValueError) as error:
         raise FrazilError(f"The {place.count} processes do not find each other: {error}") from error
-    return distributed.PrefixStore("failure", store)
+    return store
 
 
 def _told_already(store: Any, code: int) -> int | None:
     """The exit code of the error that another process has told; None if this one is the first to fail."""
     try:
-        if store.add("failed", 1) == 1:
-            store.set("code", str(code))
+        if store.add("frazil/failed", 1) == 1:
+            store.set("frazil/exit_code", str(code))
             return None
-        store.wait(["code"], TO_TELL)
-        return int(store.get("code"))
+        store.wait(["frazil/exit_code"], TO_TELL)
+        return int(store.get("frazil/exit_code"))
     except RuntimeError:  # the process that keeps the store has ended, and nobody can be asked
         return None

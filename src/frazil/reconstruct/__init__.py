@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from frazil.engine.job import Job
 
 
+# shares its work out where a launcher starts several
+MANY_PROCESSES = True
+
+
 class Config(JobConfig):
     """Settings of `frazil reconstruct`."""
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from frazil.data.ensemble import save_ensemble
 from frazil.data.stack import Particles
 from frazil.engine.files import write_npy, write_text
-from frazil.engine.machine import available_memory
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.spectrum_table import table_layout
 from frazil.physics.basis import BasisEnsemble
@@ -109,17 +108,19 @@ def read_whitened(
     """The coefficients in memory, or on the job's disk when memory is short."""
     grid = particles.grid
     tables = planned_tables(band, grid.box_size, config)
-    size = WhitenedImages.size(particles.count, grid, band)
-    room = config.memory * 1e9 if config.memory is not None else available_memory()
+    size = WhitenedImages.size(math.ceil(particles.count / job.processes.count), grid, band)
+    room = job.memory_to_be_had()
     short = room is not None and size > SHARE_FOR_IMAGES * max(room - tables, 0)
     on_disk = config.basis.cache == "disk" or (config.basis.cache == "auto" and short)
     where = f"; {size / 1e9:.1f} GB of images on disk" if on_disk else ""
     job.announce_memory(
         tables + (0 if on_disk else size), f"tables of the basis{'' if on_disk else ' and images'}{where}"
     )
-    with job.progress(particles.count, "reading images") as progress:
-        file = job.checkpoints / "coefficients.float16" if on_disk else None
-        return WhitenedImages(particles, band, noise, sign=sign, file=file, advance=progress.advance)
+    with job.progress(math.ceil(particles.count / job.processes.count), "reading images") as progress:
+        file = job.checkpoints / f"coefficients_{job.processes.rank}.float16" if on_disk else None
+        return WhitenedImages(
+            particles, band, noise, sign=sign, file=file, processes=job.processes, advance=progress.advance
+        )
 
 
 def tell(job: Job, grid: Grid, name: str, state: BasisState) -> None:
@@ -152,6 +153,8 @@ def write_results(learner: BasisLearner, state: BasisState, particles: Particles
     box = particles.grid.box_size
     together = learner.together(state)
     found = learner.latents(state, together)
+    if not job.processes.first:
+        return ""  # the first process writes and speaks for all
     order = torch.argsort(learner.images.order)
     # written in standard errors of one image: distances say what images can tell, whatever is done with them later
     latent = found.mean[order] * found.unit

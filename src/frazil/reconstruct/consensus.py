@@ -15,8 +15,9 @@ from frazil.data.mrc import read_volume, write_volume
 from frazil.data.stack import Particles, read_particles, write_particles_star
 from frazil.engine.files import write_text
 from frazil.engine.job import Job
+from frazil.engine.processes import Processes
 from frazil.errors import InputError
-from frazil.inference.backproject import backproject
+from frazil.inference.backproject import backproject, noise_weights
 from frazil.inference.half_map import PADDING, HalfMap
 from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
@@ -37,13 +38,14 @@ def reconstruct(config: Config, job: Job) -> None:
     particles = checked_particles(read_particles(config.particles, config.images), config)
     reference = reference_grid(particles)
     check_stack(particles, config)
+    check_shares(particles, job.processes)
     job.log(describe(particles, reference))
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
-    with job.progress(particles.count, "backprojecting") as progress:
-        a, b = backproject(particles, reference, config.symmetry, advance=progress.advance)
-    consensus, sign = judge(a, b, config, reference)
+    a, b = backproject_together(particles, reference, config.symmetry, job)
+    consensus, sign = job.processes.from_first(lambda: judge(a, b, config, reference))
     job.log(f"particles are {'bright' if sign > 0 else 'dark'} in the images ({config.contrast})")
-    write_outputs(job, consensus, particles)
+    if job.processes.first:
+        write_outputs(job, consensus, particles)
     resolution = (
         f"{consensus.resolution():.2f} Å (FSC 0.143 in the mask), {consensus.unmasked_resolution():.2f} Å unmasked"
     )
@@ -53,7 +55,7 @@ def reconstruct(config: Config, job: Job) -> None:
         b_factor=round(consensus.b_factor, 2),
     )
     sections = []
-    if config.report:
+    if config.report and job.processes.first:
         from frazil.reconstruct.report import write_report
 
         sections = write_report(job, consensus, particles, config)
@@ -68,7 +70,7 @@ def reconstruct(config: Config, job: Job) -> None:
         from frazil.reconstruct.neural import train_neural
 
         good = train_neural(particles, config, job, sign=sign)
-    if config.report:
+    if config.report and job.processes.first:
         from frazil.reconstruct.report import write_ensemble_report
 
         job.log("drawing conformations")
@@ -113,6 +115,22 @@ def check_stack(particles: Particles, config: Config) -> None:
         )
 
 
+def check_shares(particles: Particles, processes: Processes) -> None:
+    """Refuse more processes than particles of a half-set.
+
+    Raises:
+        InputError: if a process would have nothing to do.
+    """
+    assert particles.half_set is not None
+    least = int(torch.bincount(particles.half_set, minlength=2).min())
+    if processes.count > max(least, 1):
+        raise InputError(
+            f"{least} particles in a half-set for {processes.count} processes",
+            where=particles.path,
+            remedy=f"start at most {least}",
+        )
+
+
 def checked_particles(particles: Particles, config: Config) -> Particles:
     """The stack with poses and half-sets, or an error that says what is missing."""
     if particles.count == 0:
@@ -151,6 +169,16 @@ def planned_memory(particles: Particles, reference: Grid) -> int:
     """Bytes at the peak: both halves, their completion, one padded real-space map with its spectrum, a chunk of images."""
     padded = (PADDING * reference.box_size) ** 3 * 4
     return 4 * HalfMap.memory(reference) + 3 * padded + 256 * 3 * reference.box_size**2 * 4 + GIB // 2
+
+
+def backproject_together(particles: Particles, reference: Grid, symmetry: str, job: Job) -> tuple[HalfMap, HalfMap]:
+    """The sums over all images, each process reading its share."""
+    own = job.processes.share(range(particles.count))
+    noise = noise_weights(particles, reference)
+    with job.progress(len(own), "backprojecting") as progress:
+        a, b = backproject(particles[own.start : own.stop], reference, symmetry, noise=noise, advance=progress.advance)
+    job.processes.sum((a.sums, b.sums))
+    return a, b
 
 
 def judge(a: HalfMap, b: HalfMap, config: Config, reference: Grid) -> tuple[Consensus, int]:

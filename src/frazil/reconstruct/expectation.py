@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, final
 
 import torch
@@ -100,7 +100,10 @@ class Pass:
     informed: int | None = None
 
     def over(self, images: WhitenedImages, rows: range, table: Table, scale: Float[Tensor, "images 2"]) -> Expectation:
-        """One pass over a range of the images by one worker. ``scale`` are the present moments of the contrast of all."""
+        """One pass over some of this process's images by one worker; what should be means are sums, see `of_all_processes`.
+
+        ``scale`` are the present moments of the contrast of all images.
+        """
         volumes = table.shape[2]
         gradient = zero_table(self.layout, volumes) if self.update else table[:0]
         second, information = torch.zeros(volumes, volumes), torch.zeros(volumes, volumes)
@@ -135,21 +138,37 @@ class Pass:
                 left = seen[:, -1] - (mean[:, None] @ seen[:, :-1])[:, 0]
                 residual.index_add_(0, images.group[first:last], left.unflatten(1, (-1, 2)).square().sum(-1))
             found.append((moments, size))
-        counts = torch.bincount(images.group[rows.start : rows.stop], minlength=groups).clamp(min=1)
         shares = [moments.share for moments, _ in found if moments.share is not None]
         return Expectation(
             gradient,
-            second / max(len(rows), 1),
-            information / max(len(rows), 1),
+            second,
+            information,
             torch.cat([moments.first for moments, _ in found]),
             torch.cat([moments.evidence for moments, _ in found]),
             torch.cat(shares) if shares else None,
             torch.cat([size for _, size in found]),
-            None if residual is None else residual / counts[:, None],
+            residual,
             None if self.update else torch.cat([_covariance(moments) for moments, _ in found]),
             None if self.update else torch.cat([gram for gram, _ in said]),
             None if self.update else torch.cat([projection for _, projection in said]),
         )
+
+
+def of_all_processes(found: Expectation, images: WhitenedImages, which: int) -> Expectation:
+    """What a pass over a half-set found, from what it found in this process's share. A meeting of the processes."""
+    rows, processes = images.half(which), images.processes
+    summed = [found.gradient, found.second, found.information]
+    processes.sum(summed if found.residual is None else [*summed, found.residual])
+    of_images = ("first", "evidence", "share", "scale", "covariance", "gram", "projection")
+    gathered = {name: processes.gather(part) for name in of_images if (part := getattr(found, name)) is not None}
+    residual = found.residual
+    if residual is not None:
+        members = torch.bincount(images.group[rows.start : rows.stop], minlength=len(residual))
+        residual = residual / members.clamp(min=1)[:, None]
+    count = max(len(rows), 1)
+    return replace(
+        found, second=found.second / count, information=found.information / count, residual=residual, **gathered
+    )
 
 
 def _covariance(moments: Moments) -> Float[Tensor, "batch basis basis"]:

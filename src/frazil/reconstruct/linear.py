@@ -16,7 +16,7 @@ from torch import Tensor
 
 from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior
 from frazil.numerics.spectrum_table import Table, shell_means, table_of_volumes, volumes_of_table
-from frazil.reconstruct.expectation import Expectation, Pass, ScalePrior, in_both_halves
+from frazil.reconstruct.expectation import Expectation, Pass, ScalePrior, in_both_halves, of_all_processes
 from frazil.reconstruct.maximisation import (
     Stage,
     Volumes,
@@ -89,9 +89,13 @@ def expect(
     residual: bool = False,
     informed: int | None = None,
 ) -> tuple[Expectation, Expectation]:
-    """One pass over both half-sets, each with the table of its own volumes; the options are those of `Pass`."""
+    """One pass over both half-sets, each with the table of its own volumes; the options are those of `Pass`.
+
+    A meeting of the processes that share the images.
+    """
     plan = Pass(stage.layout, stage.plane, prior, ScalePrior(halves.spread), update, residual, informed)
-    return in_both_halves(lambda which: plan.over(images, images.half(which), tables[which], halves.scale))
+    a, b = in_both_halves(lambda which: plan.over(images, images.own(which), tables[which], halves.scale))
+    return of_all_processes(a, images, 0), of_all_processes(b, images, 1)
 
 
 def maximise(
@@ -177,7 +181,7 @@ def evidence_of_the_other_half(
     plan = Pass(stage.layout, stage.plane, GaussianPrior(), update=False)
 
     def seen(which: int) -> Tensor:
-        found = plan.over(images, images.half(which), tables[which], halves.scale)
+        found = plan.over(images, images.own(which), tables[which], halves.scale)
         assert found.gram is not None and found.projection is not None
         gram, projection = found.gram, found.projection
         nested = [
@@ -185,7 +189,7 @@ def evidence_of_the_other_half(
         ]
         return torch.stack(nested, dim=1)
 
-    return torch.cat(in_both_halves(seen))
+    return torch.cat([images.processes.gather(part) for part in in_both_halves(seen)])
 
 
 def dimensions_told(evidence: Float[Tensor, "images dimensions"]) -> int:

@@ -58,23 +58,25 @@ class Stage:
 
     @staticmethod
     def of(images: WhitenedImages, band: int, symmetry: str) -> Stage:
-        """Prepare a band: one pass over the transfer functions."""
+        """Prepare a band: one pass over the transfer functions. A meeting of the processes that share the images."""
         plane = images.grid.half_plane(band)
         layout = table_layout(band)
         group = point_group(symmetry)
 
-        def covered(which: int) -> Tensor:
-            found = coverage(images, images.half(which), layout, plane)
-            if len(group) == 1:
-                return found
-            both = torch.stack((found, torch.zeros_like(found)), dim=1)[..., None]
-            return symmetrise_table(both, layout, group)[:, 0, 0].contiguous()
-
-        return Stage(band, box_of(images.grid.box_size, band), plane, layout, in_both_halves(covered), group)
+        covered = in_both_halves(lambda which: coverage(images, images.own(which), layout, plane))
+        images.processes.sum(covered)
+        if len(group) > 1:
+            covered = in_both_halves(lambda which: _symmetrised(covered[which], layout, group))
+        return Stage(band, box_of(images.grid.box_size, band), plane, layout, covered, group)
 
     def tables(self, volumes: tuple[Volumes, Volumes]) -> tuple[Table, Table]:
         """The tables of both halves."""
         return in_both_halves(lambda which: table_of_volumes(volumes[which], self.layout))
+
+
+def _symmetrised(covered: Tensor, layout: TableLayout, group: Tensor) -> Tensor:
+    both = torch.stack((covered, torch.zeros_like(covered)), dim=1)[..., None]
+    return symmetrise_table(both, layout, group)[:, 0, 0].contiguous()
 
 
 def box_of(full: int, band: int) -> int:

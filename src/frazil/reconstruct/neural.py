@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from frazil.data.ensemble import save_ensemble
 from frazil.data.stack import Particles, write_particles_star
 from frazil.engine.files import write_npy
+from frazil.engine.processes import Processes
 from frazil.engine.train import train
 from frazil.errors import InputError
 from frazil.inference.posteriors import LatentPosterior
@@ -56,12 +58,9 @@ def train_neural(particles: Particles, config: Config, job: Job, *, sign: float)
             job=job,
             name="neural",
         )
-    posterior = latents_of_all(task)
-    write_npy(job.outputs / "latent.npy", posterior.mean.numpy())
-    write_npy(job.outputs / "latent_covariance.npy", posterior.covariance().numpy())
-    save_ensemble(job.outputs, FieldEnsemble(task.field.cpu()))
-    if (pose := task.refined_poses()) is not None:
-        write_particles_star(particles, job.outputs / "particles.star", pose=pose)
+    posterior = latents_of_all(task, job.processes)
+    if job.processes.first:
+        write_results(task, posterior, particles, job.outputs)
     divergence = posterior.divergence().mean().item()
     job.metric(latent_divergence=divergence)
     return f"{divergence:.1f} nats of conformation per particle"
@@ -124,9 +123,20 @@ def build_task(
     return task
 
 
-def latents_of_all(task: Autoencoder) -> LatentPosterior:
-    """Latent posteriors of every particle, in the order of the stack."""
-    parts = [task.posterior(rows) for rows in torch.arange(len(task.images)).split(ROWS_AT_ONCE)]
+def latents_of_all(task: Autoencoder, processes: Processes) -> LatentPosterior:
+    """Latent posteriors of every particle, in the order of the stack; each process encodes its share."""
+    own = processes.share(range(len(task.images)))
+    parts = [task.posterior(rows) for rows in torch.arange(own.start, own.stop).split(ROWS_AT_ONCE)]
     return LatentPosterior(
-        torch.cat([part.mean.cpu() for part in parts]), torch.cat([part.log_variance.cpu() for part in parts])
+        processes.gather(torch.cat([part.mean.cpu() for part in parts])),
+        processes.gather(torch.cat([part.log_variance.cpu() for part in parts])),
     )
+
+
+def write_results(task: Autoencoder, posterior: LatentPosterior, particles: Particles, folder: Path) -> None:
+    """Latents, the ensemble, and the poses if they were refined."""
+    write_npy(folder / "latent.npy", posterior.mean.numpy())
+    write_npy(folder / "latent_covariance.npy", posterior.covariance().numpy())
+    save_ensemble(folder, FieldEnsemble(task.field.cpu()))
+    if (pose := task.refined_poses()) is not None:
+        write_particles_star(particles, folder / "particles.star", pose=pose)

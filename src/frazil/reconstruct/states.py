@@ -135,8 +135,12 @@ class Sorter:
 
     def averaged(self, rows: Rows, members: Members, correlations: Correlations | None = None) -> States:
         """The maps of images whose memberships are known."""
-        sums = in_both_halves(lambda which: self._sums(rows[which], members[which]))
-        return self.maximised(sums, members, correlations)
+
+        def work(which: int) -> Sums:
+            kept = self.images.kept(rows[which], which)
+            return self._sums(rows[which][kept], members[which][kept])
+
+        return self.maximised(self._of_all(*in_both_halves(work)), members, correlations)
 
     def tables(self, states: States, *, together: bool) -> tuple[Table, Table]:
         """What the images of each half are compared with: maps of their own half, or of both halves together."""
@@ -175,20 +179,19 @@ class Sorter:
         known = self._believed(*tables, states.share)
         if together:
             tables = (self._common(*tables, states.share, known),) * 2
-        found = in_both_halves(lambda which: self._expect(rows[which], tables[which], states.share, update=True))
-        members = found[0][0], found[1][0]
-        sums = found[0][3], found[1][3]
-        assert sums[0] is not None and sums[1] is not None
-        moved = self.maximised((sums[0], sums[1]), members, known)
-        evidence = float(torch.cat((found[0][1], found[1][1])).mean())
-        return moved, members, self._with_scale(rows, (found[0][2], found[1][2])), evidence
+        (a, sums_a), (b, sums_b) = self._expected(rows, tables, states.share, update=True)
+        assert sums_a is not None and sums_b is not None
+        members = a[0], b[0]
+        moved = self.maximised(self._of_all(sums_a, sums_b), members, known)
+        evidence = float(torch.cat((a[1], b[1])).mean())
+        return moved, members, self._with_scale(rows, (a[2], b[2])), evidence
 
     def weighed(
         self, tables: tuple[Table, Table], share: Float[Tensor, " states"], rows: Rows
     ) -> tuple[Members, Float[Tensor, " images"]]:
         """Memberships and log evidence of some images against maps."""
-        found = in_both_halves(lambda which: self._expect(rows[which], tables[which], share, update=False))
-        return (found[0][0], found[1][0]), torch.cat((found[0][1], found[1][1]))
+        (a, _), (b, _) = self._expected(rows, tables, share, update=False)
+        return (a[0], b[0]), torch.cat((a[1], b[1]))
 
     def maximised(self, sums: tuple[Sums, Sums], members: Members, correlations: Correlations | None) -> States:
         """The maps that sums over images ask for."""
@@ -198,12 +201,27 @@ class Sorter:
         share = torch.cat(members).mean(0).clamp(min=1e-6)
         return States(a, b, share / share.sum())
 
+    def _expected(
+        self, rows: Rows, tables: tuple[Table, Table], share: Tensor, *, update: bool
+    ) -> list[tuple[list[Tensor], Sums | None]]:
+        """Memberships, log evidence and contrasts of the images of each half, and this process's sums."""
+
+        def work(which: int) -> tuple[list[Tensor], Sums | None]:
+            own = rows[which][self.images.kept(rows[which], which)]
+            return self._expect(own, tables[which], share, update=update)
+
+        gather = self.images.processes.gather
+        return [([gather(part) for part in of_images], sums) for of_images, sums in in_both_halves(work)]
+
+    def _of_all(self, a: Sums, b: Sums) -> tuple[Sums, Sums]:
+        """Sums over the images of all processes, in place."""
+        self.images.processes.sum([a, b])
+        return a, b
+
     # ------------------------------------------------------------------------------------------------------ one half
 
-    def _expect(
-        self, rows: Tensor, table: Table, share: Tensor, *, update: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Sums | None]:
-        """Memberships, log evidence, contrasts, and sums for the maps, of some images of one half."""
+    def _expect(self, rows: Tensor, table: Table, share: Tensor, *, update: bool) -> tuple[list[Tensor], Sums | None]:
+        """Memberships, log evidence and contrasts of some images of one half, and their sums for the maps."""
         stage, count = self.stage, table.shape[2]
         sums = torch.zeros(count, stage.layout.count, 2, 2) if update else None
         members, evidences, scales = [], [], []
@@ -222,8 +240,8 @@ class Sorter:
             evidences.append(evidence)
             scales.append(size)
         if not members:
-            return torch.zeros(0, count), torch.zeros(0), torch.zeros(0, 2), sums
-        return torch.cat(members), torch.cat(evidences), torch.cat(scales), self._completed(sums)
+            return [torch.zeros(0, count), torch.zeros(0), torch.zeros(0, 2)], sums
+        return [torch.cat(members), torch.cat(evidences), torch.cat(scales)], self._completed(sums)
 
     def _sums(self, rows: Tensor, member: Tensor) -> Sums:
         sums = torch.zeros(member.shape[1], self.stage.layout.count, 2, 2)

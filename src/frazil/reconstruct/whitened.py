@@ -1,5 +1,7 @@
 """Particle images as whitened half-plane coefficients: read once, cropped to the working band, kept in memory or on disk.
 
+Where several processes work together, each reads and keeps the images of its share of both half-sets, and no others.
+
 Images are centred with their shift, freed from beam tilt, and divided by the noise of their optics group shell by shell, so
 that every coefficient has the same weight. They are sorted by half-set and by viewing direction: neighbours read and
 write the same voxels of a table, which the processor's cache then holds.
@@ -14,9 +16,10 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from frazil.engine.processes import ALONE, Processes
 from frazil.numerics.fourier import HalfPlane, images_to_coefficients
 from frazil.physics.grid import Grid
 
@@ -33,14 +36,16 @@ TILT_BAND = 6.0
 class WhitenedImages:
     """Coefficients of all particles in working order.
 
-    The first ``counts[0]`` images are half-set A, the others half-set B; ``order`` gives the row of the stack of each.
+    The first ``counts[0]`` images are half-set A, the others half-set B; ``order`` gives the row of the stack of each. All
+    that is small is known of every image, coefficients only of those that are this process's `own`.
+
     Half precision is harmless: whitened values are around one, and rounding (1 part in 2000) is far below the noise.
 
     Args:
         particles: with poses and half-sets, all on one grid. band: highest shell kept.
         noise: power of a coefficient (optics groups, shells). sign: +1 if particles are bright in the images.
         file: where to keep the coefficients; in memory without it.
-        advance: told how many images are done.
+        processes: those that share the images. advance: told how many images are done.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class WhitenedImages:
         *,
         sign: float,
         file: Path | None = None,
+        processes: Processes = ALONE,
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
         assert particles.pose is not None and particles.half_set is not None
@@ -62,11 +68,13 @@ class WhitenedImages:
         self.optics = None if particles.optics is None else particles.optics[self.order]
         self.group = particles.group[self.order]
         self._stored_gain = self._gain = whitening(noise, self.plane)
+        self.processes = processes
+        kept = torch.cat([torch.arange(own.start, own.stop) for own in (self.own(0), self.own(1))])
         self._store = _Memory() if file is None else _File(file)
-        self._store.make(particles.count, self.plane.count)
+        self._store.make(len(kept), self.plane.count)
         place = torch.empty_like(self.order)
-        place[self.order] = torch.arange(len(self.order))
-        for rows, images in particles.chunks(CHUNK):
+        place[self.order[kept]] = torch.arange(len(kept))
+        for rows, images in particles.chunks(CHUNK, self.order[kept].sort().values):
             values = self._whiten(particles, rows, images * sign)
             self._store.write(place[rows], values.to(torch.float16))
             advance(len(rows))
@@ -95,6 +103,15 @@ class WhitenedImages:
         """The images of a half-set."""
         return range(self.counts[0]) if which == 0 else range(self.counts[0], len(self))
 
+    def own(self, which: int) -> range:
+        """The images of a half-set that this process keeps."""
+        return self.processes.share(self.half(which))
+
+    def _place(self, image: int) -> int:
+        """Where the coefficients of one of this process's images are stored."""
+        a, b = self.own(0), self.own(1)
+        return image - a.start if image < self.counts[0] else len(a) + image - b.start
+
     def set_noise(self, noise: Float[Tensor, "groups shells"]) -> None:
         """Whiten by another noise from here on; the stored values stay."""
         self._gain = whitening(noise, self.plane)
@@ -102,14 +119,22 @@ class WhitenedImages:
     def batch(
         self, first: int, last: int, count: int
     ) -> tuple[Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]]:
-        """Whitened images and transfer functions of some neighbours, the first ``count`` coefficients of each."""
-        return self._prepared(self._store.read(first, last), slice(first, last), count)
+        """Whitened images and transfer functions of neighbours that this process keeps, the first ``count`` coefficients."""
+        place = self._place(first)
+        return self._prepared(self._store.read(place, place + last - first), slice(first, last), count)
 
     def chosen(
         self, rows: Int[Tensor, " batch"], count: int
     ) -> tuple[Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]]:
-        """The same of any images, in the order asked for."""
-        return self._prepared(self._store.chosen(rows, count), rows, count)
+        """The same of any images that this process keeps, in the order asked for."""
+        a, b = self.own(0), self.own(1)
+        places = torch.where(rows < self.counts[0], rows - a.start, rows - b.start + len(a))
+        return self._prepared(self._store.chosen(places, count), rows, count)
+
+    def kept(self, rows: Int[Tensor, " images"], which: int) -> Bool[Tensor, " images"]:
+        """Which of some images of a half-set this process keeps."""
+        own = self.own(which)
+        return (rows >= own.start) & (rows < own.stop)
 
     def _prepared(self, values: Tensor, rows: slice | Tensor, count: int) -> tuple[Tensor, Tensor]:
         values = values[:, :count].to(torch.float32)
