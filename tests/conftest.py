@@ -104,6 +104,17 @@ def spawn_frazil() -> Callable[..., Finished]:
     return run
 
 
+@pytest.fixture
+def spawn_torchrun() -> Callable[..., Finished]:
+    """Runs ``torchrun --nproc-per-node COUNT -m frazil ARGUMENTS...``."""
+
+    def run(count: int, *arguments: object, timeout: float = 120) -> Finished:
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "frazil")
+        return spawn([sys.executable, *launcher, *map(str, arguments)], None, timeout)
+
+    return run
+
+
 def spawn(command: Sequence[str], cwd: Path | None, timeout: float) -> Finished:
     """Runs a command to its end."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)

@@ -102,6 +102,65 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(job: Job, tmp_path
     assert torch.allclose(parts.layer.weight, whole.layer.weight, rtol=1e-6)
 
 
+class Greedy(Line):
+    """Runs out of memory with more than three rows at once."""
+
+    def __init__(self, values: Tensor, error: Exception | None, most: int = 3) -> None:
+        super().__init__(values)
+        self.error, self.most = error, most
+
+    def step(self, rows: Tensor, epoch: float, prepared: Tensor) -> dict[str, Tensor]:
+        values = super().step(rows, epoch, prepared)
+        if self.error is not None and len(rows) > self.most:
+            raise self.error
+        return values
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["gpu", "python", "cpu"])
+def test_out_of_memory_halves_what_goes_through_at_once_and_keeps_the_batch(
+    job: Job, tmp_path: Path, error: Exception
+) -> None:
+    values = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    roomy, greedy = Line(values), Greedy(values, error)
+    train(roomy, count=20, batch_size=10, accumulate=2, epochs=3, job=job)
+    other = open_job("simulate", JobConfig(out=tmp_path / "other", device="cpu"), [])
+    train(greedy, count=20, batch_size=10, accumulate=2, epochs=3, job=other)
+    assert [len(rows) for rows in greedy.rows[:2]] == [10, 5]
+    assert all(len(rows) == 3 or len(rows) == 1 for rows in greedy.rows[2:])
+    assert said(other).count("out of memory") == 1
+    assert "out of memory: from here on 3 at once, in 4 parts of a batch" in said(other)
+    assert torch.allclose(greedy.layer.weight, roomy.layer.weight, rtol=1e-5)
+    assert [line["loss"] for line in read_metrics(other.folder)] == pytest.approx(
+        [line["loss"] for line in read_metrics(job.folder)], rel=1e-5
+    )
+
+
+def test_what_fits_into_memory_is_remembered_by_a_job_that_goes_on(job: Job, tmp_path: Path) -> None:
+    train(Greedy(torch.ones(8), MemoryError()), count=8, batch_size=8, epochs=1, job=job)
+    job.finish("interrupted")
+    again = open_job("simulate", JobConfig(out=tmp_path / "job", device="cpu"), [])
+    fresh = Greedy(torch.ones(8), MemoryError())
+    train(fresh, count=8, batch_size=8, epochs=2, job=again)
+    assert [len(rows) for rows in fresh.rows] == [2, 2, 2, 2]
+
+
+def test_when_one_row_does_not_fit_into_memory_training_ends_with_advice(job: Job) -> None:
+    with pytest.raises(FrazilError, match="Not even one row at a time fits into memory. Use a smaller network"):
+        train(Greedy(torch.ones(8), MemoryError(), most=0), count=8, batch_size=8, epochs=1, job=job)
+
+
+def test_another_error_of_a_step_is_not_taken_for_one_of_memory(job: Job) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(Greedy(torch.ones(8), RuntimeError("shapes")), count=8, batch_size=8, epochs=1, job=job)
+
+
 def test_metrics_are_means_over_rows_and_epochs_are_counted(job: Job) -> None:
     task = Line(torch.arange(10.0) / 10)
     train(task, count=10, batch_size=4, epochs=2, job=job, metric_every=2)

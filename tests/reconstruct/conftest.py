@@ -1,6 +1,12 @@
-"""A small simulated stack, made once."""
+"""A small simulated stack, made once, and a server of commands that are killed or work together."""
 
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -14,3 +20,44 @@ def small_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["--set", "linear-1d", "--count", "80", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "--seed", "1"]
     assert main(["simulate", "particles", *flags, "--out", str(folder)]) == 0
     return folder / "outputs" / "particles.star"
+
+
+class Server:
+    """The process in whose forks commands run."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin and process.stdout
+        self.input, self.output = process.stdin, process.stdout
+
+    def start(self, *arguments: object, processes: int = 1, said: Path | None = None) -> list[int]:
+        """Starts a command; returns the ids of its processes. Their errors go to ``said``, a file each."""
+        request = [processes, [str(argument) for argument in arguments], None if said is None else str(said)]
+        self.input.write(json.dumps(request) + "\n")
+        self.input.flush()
+        return json.loads(self.output.readline())
+
+    def wait(self) -> list[int]:
+        """The exit codes, negative for the signal that killed a process."""
+        return json.loads(self.output.readline())
+
+    def run(self, *arguments: object, processes: int = 1, said: Path | None = None) -> list[int]:
+        """Runs a command to its end."""
+        self.start(*arguments, processes=processes, said=said)
+        return self.wait()
+
+    def wait_for_epochs(self, folder: Path, epochs: int) -> None:
+        """Until so many epochs or passes have been written down; the first line of metrics is that of the consensus."""
+        path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+        while not path.is_file() or len(path.read_text().splitlines()) < 1 + epochs:
+            assert time.monotonic() < deadline, "training did not get that far"
+            time.sleep(0.002)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Runs commands without waiting for imports."""
+    script = Path(__file__).with_name("command_server.py")
+    with subprocess.Popen([sys.executable, script], stdin=PIPE, stdout=PIPE, text=True) as process:
+        yield Server(process)
+        assert process.stdin
+        process.stdin.close()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE
+from typing import Any
 
 import pytest
 
@@ -23,59 +19,47 @@ BASIS += ("--basis.landmarks", 8, "--basis.passes", 2)
 RESULTS = ("latent.npy", "latent_covariance.npy", "ensemble.safetensors", "ensemble.json", "consensus.mrc")
 
 
-class Server:
-    """The process in whose forks commands run."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin and process.stdout
-        self.input, self.output = process.stdin, process.stdout
-
-    def run(self, *arguments: object) -> int:
-        """Starts a command; returns its process id."""
-        self.input.write(json.dumps([str(argument) for argument in arguments]) + "\n")
-        self.input.flush()
-        return int(self.output.readline())
-
-    def wait(self) -> int:
-        """The exit code of the command, negative for the signal that killed it."""
-        return int(self.output.readline())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    script = Path(__file__).with_name("command_server.py")
-    with subprocess.Popen([sys.executable, script], stdin=PIPE, stdout=PIPE, text=True) as process:
-        yield Server(process)
-        assert process.stdin
-        process.stdin.close()
-
-
-def wait_for_epochs(folder: Path, epochs: int) -> None:
-    """Until so many epochs or passes have been written down; the first line of metrics is that of the consensus."""
-    path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
-    while not path.is_file() or len(path.read_text().splitlines()) < 1 + epochs:
-        assert time.monotonic() < deadline, "training did not get that far"
-        time.sleep(0.002)
-
-
-@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (0, 1, 2)), (BASIS, (2, 9, 20))], ids=["field", "basis"])
-def test_killed_reconstruction_resumes_bitwise(
-    server: Server, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
-) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    server.run("reconstruct", small_stack, *flags, "--out", whole)
-    assert server.wait() == 0
-    chance = random.Random()  # other moments in every run of the test: any of them must do
-    for count in lines:
-        process = server.run("reconstruct", small_stack, *flags, "--out", broken)
-        wait_for_epochs(broken, count)
-        time.sleep(0.1 * chance.random())
-        os.kill(process, signal.SIGKILL)
-        assert server.wait() == -signal.SIGKILL
-    server.run("reconstruct", small_stack, *flags, "--out", broken)
-    assert server.wait() == 0
-
+def check_same(whole: Path, broken: Path) -> None:
+    """The bits of both jobs are the same, and one of them went on."""
     assert "going on after" in (broken / "log.txt").read_text()
     assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     for name in RESULTS:
         assert (broken / "outputs" / name).read_bytes() == (whole / "outputs" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (0, 1, 2)), (BASIS, (2, 9, 20))], ids=["field", "basis"])
+def test_killed_reconstruction_resumes_bitwise(
+    server: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert server.run("reconstruct", small_stack, *flags, "--out", whole) == [0]
+    chance = random.Random()  # other moments in every run of the test: any of them must do
+    for count in lines:
+        (process,) = server.start("reconstruct", small_stack, *flags, "--out", broken)
+        server.wait_for_epochs(broken, count)
+        time.sleep(0.1 * chance.random())
+        os.kill(process, signal.SIGKILL)
+        assert server.wait() == [-signal.SIGKILL]
+    assert server.run("reconstruct", small_stack, *flags, "--out", broken) == [0]
+    check_same(whole, broken)
+
+
+@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (1, 2)), (BASIS, (5, 16))], ids=["field", "basis"])
+def test_two_processes_of_which_one_is_killed_resume_bitwise(
+    server: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert server.run("reconstruct", small_stack, *flags, "--out", whole, processes=2) == [0, 0]
+    chance = random.Random()
+    for victim, count in enumerate(lines):
+        processes = server.start("reconstruct", small_stack, *flags, "--out", broken, processes=2, said=tmp_path)
+        server.wait_for_epochs(broken, count)
+        time.sleep(0.1 * chance.random())
+        os.kill(processes[victim], signal.SIGKILL)
+        ended = server.wait()
+        assert (ended[victim], ended[1 - victim]) == (-signal.SIGKILL, 1)
+        assert (tmp_path / f"{1 - victim}.txt").read_text() == (
+            "error: Another process of this job has ended. The same command goes on where it stopped.\n"
+        )
+    assert server.run("reconstruct", small_stack, *flags, "--out", broken, processes=2) == [0, 0]
+    check_same(whole, broken)

@@ -94,9 +94,7 @@ class BatchGradient:
                 if not is_out_of_memory(error):
                     raise
                 if self.parts >= len(own):
-                    raise FrazilError(
-                        "Not even one image at a time fits into memory. Use a smaller network."
-                    ) from error
+                    raise FrazilError("Not even one row at a time fits into memory. Use a smaller network.") from error
             # only here has what the failed attempt held been let go
             self._forget()
             self.parts *= 2

@@ -7,6 +7,8 @@ tensors on GPUs. The first process speaks and writes for all.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ TO_FIND_EACH_OTHER = timedelta(minutes=10)
 # the first process may be at work alone for a while. One that ends is noticed at once: this is for lost machines
 LONGEST_WAIT = timedelta(hours=2)
 TO_TELL = timedelta(seconds=10)
+TO_SPEAK = 3.0
 INTERRUPTED = 130
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
@@ -180,6 +183,7 @@ def alike(place: Place) -> Iterator[None]:
         yield
     except FrazilError as error:
         if place.rank > 0:
+            time.sleep(TO_SPEAK)  # a launcher stops all processes as soon as one has ended
             raise ToldElsewhere(error.exit_code) from error
         raise
 
@@ -199,6 +203,8 @@ def joined(place: Place, device: Literal["auto", "cpu", "cuda"]) -> Iterator[Pro
     if place.count == 1:
         yield ALONE
         return
+    # read when torch is loaded: a lost connection is told in one line, here, and not by every library on the way
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with alike(place):
         on_gpus = choose_device(device) == "cuda"
         if on_gpus:

@@ -6,11 +6,14 @@ every latent coordinate. `--density basis` makes it of a few volumes, in two hal
 latent coordinates is the one that images of the other half ask for, unless `--latent-dim` gives it. `--preset cryodrgn`
 makes it of a neural field.
 
+Several processes, on one machine or many, share the work where `torchrun` starts them.
+
     frazil reconstruct particles.star
     frazil reconstruct particles.star --symmetry O
     frazil reconstruct particles.star --density basis
     frazil reconstruct particles.star --latent-dim 4
     frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
+    torchrun --nproc-per-node 4 -m frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
 
 Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
 mask.mrc, fsc.csv, particles.star (every input column kept) and report.html; with an ensemble also latent.npy (one row
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from frazil.engine.job import Job
 
 
-# shares its work out where a launcher starts several
+# a launcher may start several, which share the work out
 MANY_PROCESSES = True
 
 
