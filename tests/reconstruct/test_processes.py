@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from frazil.engine import processes
 from frazil.engine.machine import take_gpu
+from frazil.engine.metrics import read_metrics
 from frazil.engine.processes import Place
 from frazil.errors import InputError
 
@@ -31,10 +33,8 @@ def test_several_processes_give_the_curve_of_one(
     one, many = tmp_path / "one", tmp_path / "many"
     assert server.run("reconstruct", small_stack, *flags, "--out", one) == [0]
     assert server.run("reconstruct", small_stack, *flags, "--out", many, processes=count) == [0] * count
-    expected, found = (
-        [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()] for job in (one, many)
-    )
-    assert len(expected) == len(found) > 3
+    expected, found = read_metrics(one), read_metrics(many)
+    assert len(expected) > 3
     for before, after in zip(expected, found, strict=True):
         assert after == pytest.approx(before, rel=1e-4)
     latent = np.load(one / "outputs" / "latent.npy")
@@ -42,10 +42,16 @@ def test_several_processes_give_the_curve_of_one(
 
 
 def test_a_job_of_two_processes_goes_on_in_one(server: Any, small_stack: Path, tmp_path: Path) -> None:
-    words = ("reconstruct", small_stack, "--no-report", "--threads", 1, "--out", tmp_path / "job")
-    assert server.run(*words, processes=2) == [0, 0]
-    assert server.run(*words) == [0]
-    assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "finished"
+    words = ("reconstruct", small_stack, *FIELD, "--train.checkpoint-every", 2, "--out")
+    assert server.run(*words, tmp_path / "one") == [0]
+    started = server.start(*words, tmp_path / "job", processes=2, said=tmp_path)
+    server.wait_for_epochs(tmp_path / "job", 1)
+    os.kill(started[0], signal.SIGKILL)
+    assert server.wait() == [-signal.SIGKILL, 1]
+    assert server.run(*words, tmp_path / "job") == [0]
+    assert "going on after" in (tmp_path / "job" / "log.txt").read_text()
+    for before, after in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "job"), strict=True):
+        assert after == pytest.approx(before, rel=1e-4)
 
 
 def test_bad_input_ends_all_processes_with_one_message(server: Any, tmp_path: Path) -> None:

@@ -83,8 +83,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the machine or of a GPU, is used up."""
     import torch
 
-    # torch has no error of its own for the machine's memory
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    # torch has no error of its own for the machine's memory, nor for that of the libraries it calls
+    words = ("can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
 
 
 def free_memory() -> None:

@@ -230,8 +230,8 @@ class BasisLearner:
         """
         path = job.checkpoints / "basis.safetensors"
         done = 0
-        together = self.images.processes
-        found = together.from_first(lambda: BasisState.load(path) if job.resumed and path.is_file() else None)
+        processes = self.images.processes
+        found = processes.from_first(lambda: BasisState.load(path) if job.resumed and path.is_file() else None)
         if found is not None:
             state, done, metrics = found
             self.images.set_noise(state.noise)
@@ -244,12 +244,12 @@ class BasisLearner:
             for number, (name, step) in enumerate(steps[done:], start=done + 1):
                 if state.gains and state.halves.a.shape[0] == 1:
                     break  # no direction was told
-                state = together.same(step(state))
+                state = processes.same(step(state))
                 report(name, state)
                 progress.advance(1)
                 every = self.config.checkpoint_every
                 due = time.monotonic() - saved > CHECKPOINT_SECONDS if every is None else number % every == 0
-                if together.first and (due or number == len(steps)):
+                if processes.first and (due or number == len(steps)):
                     state.save(path, number, job.metrics.text())
                     saved = time.monotonic()
         return state
