@@ -178,7 +178,8 @@ class Sorter:
         tables = self.stage.tables((states.a, states.b))
         known = self._believed(*tables, states.share)
         if together:
-            tables = (self._common(*tables, states.share, known),) * 2
+            common = self._common(*tables, states.share, known)
+            tables = common, common
         (a, sums_a), (b, sums_b) = self._expected(rows, tables, states.share, update=True)
         assert sums_a is not None and sums_b is not None
         members = a[0], b[0]
