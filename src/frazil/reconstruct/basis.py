@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 FIRST_BAND, NEXT_BAND, WORTH_A_BAND = 10, 1.6, 1.25
 # passes at the bands of the linear model, coarsest first; the rest get as many as the last
 LINEAR_PASSES = (12, 6, 3)
+# states divide at coarse bands, whose few voxels leave little to be wrong about
+FIRST_BAND_OF_STATES = 8
 # the number of directions is chosen, and the manifold drawn, at the second band
 PLACING_BANDS = 2
 # passes of the non-linear model at each band below the finest
@@ -171,7 +173,7 @@ class BasisLearner:
     def bands(self) -> list[int]:
         """Band limits from coarse to fine."""
         finest = self.images.plane.band
-        bands = [min(FIRST_BAND, finest)]
+        bands = [min(FIRST_BAND_OF_STATES if self.config.components > 1 else FIRST_BAND, finest)]
         while bands[-1] < finest:
             following = round(bands[-1] * NEXT_BAND)
             bands.append(finest if following * WORTH_A_BAND > finest else following)
@@ -395,7 +397,7 @@ class BasisLearner:
         return self._sorter(state, stage), Growth(States(halves.a, halves.b, state.share), state.whole)
 
     def _grown(self, state: BasisState, growth: Growth, sorter: Sorter) -> BasisState:
-        halves = Halves(growth.states.a, growth.states.b, sorter.scale, state.halves.spread)
+        halves = Halves(growth.states.a, growth.states.b, sorter.scale, sorter.spread)
         evidence = state.evidence if growth.evidence is None else (*state.evidence, growth.evidence)
         return replace(state, halves=halves, share=growth.states.share, whole=growth.whole, evidence=evidence)
 

@@ -22,11 +22,13 @@ from frazil.reconstruct.states import Members, Rows, Sorter, States
 
 # a division grows from a few images taken at random: so it finds small parts as well as halves. For as many passes it is held
 # at this share, then let go for some more; whichever explains the images kept back better is taken
-FIRST_SHARE, HELD_PASSES, FREE_PASSES = 0.12, 40, 25
-# see `Sorter.caution`
-CAUTION_IN_DIVIDING = 1.5
+FIRST_SHARE, HELD_PASSES, FREE_PASSES = 0.12, 25, 20
+# random memberships that are tried before a state is called whole
+TRIES = 2
+# see `Sorter.caution`: while a division grows, and those that are compared when it is judged
+CAUTION_IN_DIVIDING, CAUTIONS_IN_JUDGING = 1.5, (1.5, 3.0, 6.0)
 # standard errors by which two states must explain images better than one
-BETTER = 2.0
+BETTER = 1.5
 # one image in so many is kept back to judge
 KEPT_BACK = 4
 # passes over all images after a round
@@ -91,10 +93,13 @@ def grown(sorter: Sorter, growth: Growth, most: int, seed: int) -> tuple[Growth,
     rows, labels = sorter.all_rows(), _labels(sorter, states)
     found: dict[int, Division] = {}
     for state in torch.nonzero(~whole)[:, 0].tolist():
-        division = divided(sorter, _rows_of(rows, labels, state), seed + 1000 * state + states.count)
-        whole[state] = division is None or not division.clear
-        if division is not None and division.clear:
-            found[state] = division
+        own = _rows_of(rows, labels, state)
+        for attempt in range(TRIES):
+            division = divided(sorter, own, seed + 1000 * state + 10 * states.count + attempt)
+            if division is not None and division.clear:
+                found[state] = division
+                break
+        whole[state] = state not in found
     chosen = sorted(found, key=lambda state: -found[state].gain * len(found[state].second))[: most - states.count]
     if not chosen:
         return replace(growth, whole=whole), sorter
@@ -126,14 +131,16 @@ def divided(sorter: Sorter, rows: Rows, seed: int) -> Division | None:
     first = 3 * FIRST_SHARE * drawn.square()  # uneven, with the mean wanted
     careful = replace(sorter, caution=CAUTION_IN_DIVIDING)
     divisions, held = [], torch.tensor([1 - FIRST_SHARE, FIRST_SHARE])
-    two = _averaged(careful, seen, torch.stack((1 - first, first), dim=1))
-    one = _averaged(careful, seen, torch.ones(len(first), 1))
+    two = careful.averaged(seen, _split(seen, torch.stack((1 - first, first), dim=1)))
     for passes, share in ((HELD_PASSES, held), (FREE_PASSES, None)):
         for _ in range(passes):
             two, _, _, _ = careful.step(two if share is None else replace(two, share=share), seen, together=True)
-        divisions.append(_judged(careful, rows, unseen, two, one))
+        for caution in CAUTIONS_IN_JUDGING:
+            judge = replace(sorter, caution=caution)
+            shrunk, _, _, _ = judge.step(two, seen, together=True)
+            divisions.append(_judged(judge, rows, unseen, shrunk))
     division = max(divisions, key=lambda division: division.gain)
-    for half in division.second.split([len(rows[0]), len(rows[1])]):
+    for half in _split(rows, division.second):
         if min(int(half.sum()), int((~half).sum())) < FEWEST_IMAGES:
             return None
     return division
@@ -145,16 +152,17 @@ def _kept_back(rows: Rows) -> tuple[Rows, Rows]:
     return (rows[0][~kept[0]], rows[1][~kept[1]]), (rows[0][kept[0]], rows[1][kept[1]])
 
 
-def _averaged(sorter: Sorter, rows: Rows, members: Tensor) -> States:
-    """The maps of given memberships, after one pass that learns how far the half-sets agree."""
+def _split(rows: Rows, members: Tensor) -> Members:
     a, b = members.split([len(rows[0]), len(rows[1])])
-    return sorter.step(sorter.averaged(rows, (a, b)), rows, together=True)[0]
+    return a, b
 
 
-def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States, one: States) -> Division:
-    """Two states in the place of one for some images, as images that neither has seen have it."""
-    of_two, of_one = (sorter.tables(states, together=True) for states in (two, one))
-    better = sorter.weighed(of_two, two.share, unseen)[1] - sorter.weighed(of_one, one.share, unseen)[1]
+def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States) -> Division:
+    """Two states against one with the mean of their maps, as images that neither has seen have it."""
+    of_two = sorter.tables(two, together=True)
+    mean = (of_two[0] * two.share).sum(2, keepdim=True)
+    of_one = sorter.weighed((mean, mean), torch.ones(1), unseen)[1]
+    better = sorter.weighed(of_two, two.share, unseen)[1] - of_one
     members, _ = sorter.weighed(of_two, two.share, rows)
     return Division(float(better.mean()), float(better.std()) / len(better) ** 0.5, torch.cat(members)[:, 1] > 0.5)
 

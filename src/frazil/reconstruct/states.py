@@ -26,7 +26,7 @@ from frazil.numerics.spectrum_table import (
     volumes_of_table,
 )
 from frazil.reconstruct.expectation import SLICES_AT_ONCE, in_both_halves
-from frazil.reconstruct.linear import Halves, at_one
+from frazil.reconstruct.linear import WIDEST_SCALE, Halves, at_one
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, MOST_CORRELATION, Stage, Volumes, smoothed
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -34,6 +34,8 @@ from frazil.reconstruct.whitened import WhitenedImages
 LEAST_MEMBERSHIP = 1e-3
 # correlation between half-sets that is assumed where no maps are known yet: of the mean, and of what states differ by
 FIRST_CORRELATIONS = 0.9, 0.5
+# the contrast goes on being measured where it hardly varies
+LEAST_SPREAD = 0.01
 # variance within a state, of one between them: states are discrete, but no particle is placed with certainty
 LEAST_VARIANCE = 1e-3
 
@@ -298,11 +300,19 @@ class Sorter:
         return torch.stack((mean, mean.square() + 1 / precision), dim=1)
 
     def _with_scale(self, rows: Rows, found: tuple[Tensor, Tensor]) -> Sorter:
+        """With the contrasts found, and their spread: what they vary by beyond the error of one image."""
         if self.spread == 0:
             return self
+        mean, square = torch.cat(found).to(torch.float64).T
+        precision = 1 / (square - mean.square()).clamp(min=1e-12)
+        told = (precision - 1 / self.spread**2).clamp(min=1e-6)
+        alone = (mean * precision - 1 / self.spread**2) / told  # what the image says without the prior
+        centre = (alone * told).sum() / told.sum()
+        variance = float((((alone - centre).square() * told).sum() - len(told)) / told.sum())
         scale = self.scale.clone()
         scale[torch.cat(rows)] = torch.cat(found)
-        return replace(self, scale=at_one(scale))
+        spread = min(max(variance, 0.0) ** 0.5, WIDEST_SCALE)
+        return replace(self, scale=at_one(scale), spread=max(spread, LEAST_SPREAD))
 
 
 def _noise_to_signal(correlation: Tensor) -> Tensor:
