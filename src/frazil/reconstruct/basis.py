@@ -151,6 +151,15 @@ class Latents:
 Step = Callable[[BasisState], BasisState]
 
 
+def marching_bands(finest: int, first: int = FIRST_BAND) -> list[int]:
+    """Band limits from coarse to the finest."""
+    bands = [min(first, finest)]
+    while bands[-1] < finest:
+        following = round(bands[-1] * NEXT_BAND)
+        bands.append(finest if following * WORTH_A_BAND > finest else following)
+    return bands
+
+
 @final
 @dataclass
 class BasisLearner:
@@ -173,11 +182,7 @@ class BasisLearner:
     def bands(self) -> list[int]:
         """Band limits from coarse to fine."""
         finest = self.images.plane.band
-        bands = [min(FIRST_BAND_OF_STATES if self.config.components > 1 else FIRST_BAND, finest)]
-        while bands[-1] < finest:
-            following = round(bands[-1] * NEXT_BAND)
-            bands.append(finest if following * WORTH_A_BAND > finest else following)
-        return bands
+        return marching_bands(finest, FIRST_BAND_OF_STATES) if self.config.components > 1 else marching_bands(finest)
 
     @property
     def placing_band(self) -> int:

@@ -17,7 +17,7 @@ from frazil.numerics.spectrum_table import table_layout
 from frazil.physics.basis import BasisEnsemble
 from frazil.physics.grid import Grid
 from frazil.physics.noise import Noise
-from frazil.reconstruct.basis import BasisLearner, BasisState
+from frazil.reconstruct.basis import BasisLearner, BasisState, marching_bands
 from frazil.reconstruct.consensus import checked_mask
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maps import Consensus
@@ -119,8 +119,9 @@ def read_whitened(
     with job.progress(math.ceil(particles.count / job.processes.count), "reading images") as progress:
         file = job.checkpoints / f"coefficients_{job.processes.rank}.float16" if on_disk else None
         return WhitenedImages(
-            particles, band, noise, sign=sign, file=file, processes=job.processes, advance=progress.advance
-        )
+            particles, band, noise, sign=sign, file=file, bands=marching_bands(band), processes=job.processes,
+            advance=progress.advance, log=job.log,
+        )  # fmt: skip
 
 
 def tell(job: Job, grid: Grid, name: str, state: BasisState) -> None:

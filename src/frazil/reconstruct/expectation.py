@@ -30,10 +30,6 @@ from frazil.reconstruct.whitened import WhitenedImages
 
 Result = TypeVar("Result")
 
-# bytes of slices that a worker holds at once: enough that operations last longer than they take to start, few enough to stay
-# in the cache
-SLICES_AT_ONCE = 6_000_000
-
 
 @final
 @dataclass(frozen=True)
@@ -112,32 +108,39 @@ class Pass:
         found: list[tuple[Moments, Tensor]] = []
         said: list[tuple[Tensor, Tensor]] = []
         told = None if self.informed is None else 2 * self.informed
-        at_once = max(1, SLICES_AT_ONCE // (self.plane.count * volumes * 8))
-        for first in range(rows.start, rows.stop, at_once):
-            last = min(first + at_once, rows.stop)
-            values, factor = images.batch(first, last, self.plane.count)
-            rotation = images.rotation[first:last]
+
+        def look(some: slice, values: Tensor, factor: Tensor) -> None:
+            rotation = images.rotation[some]
             slices = gather_table(table, self.layout, rotation, self.plane, factor).flatten(1, 2)
             # volumes and image as rows: sums over coefficients run along memory
             seen = torch.cat((slices.mT, values.reshape(len(values), 1, -1)), dim=1)
             coarse = seen[..., :told]
             overlap = coarse @ coarse.mT
             gram, projection = overlap[:, :-1, :-1], overlap[:, :-1, -1]
-            size = scale[first:last]
+            size = scale[some]
             moments = self.prior.moments(gram * size[:, 1, None, None], projection * size[:, :1])
             size = self.scale.update(moments, gram, projection)
+            gram, projection = gram * size[:, 1, None, None], projection * size[:, :1]
             mean, weighted = moments.first * size[:, :1], moments.second * size[:, 1, None, None]
-            second += weighted.sum(0)
-            information += (gram * size[:, 1, None, None]).sum(0)
-            if not self.update:
-                said.append((gram * size[:, 1, None, None], projection * size[:, :1]))
-            else:
-                change = torch.cat((-weighted, mean[..., None]), dim=2) @ seen
-                scatter_table(change.mT.unflatten(1, (-1, 2)), self.layout, rotation, self.plane, factor, gradient)
+            left = None
             if residual is not None:
                 left = seen[:, -1] - (mean[:, None] @ seen[:, :-1])[:, 0]
-                residual.index_add_(0, images.group[first:last], left.unflatten(1, (-1, 2)).square().sum(-1))
+                left = left.unflatten(1, (-1, 2)).square().sum(-1)
+            if self.update:
+                change = torch.cat((-weighted, mean[..., None]), dim=2) @ seen
+                scatter_table(change.mT.unflatten(1, (-1, 2)), self.layout, rotation, self.plane, factor, gradient)
+            # from here on nothing large is asked for: memory is not found to be out when a part is already added
+            if residual is not None and left is not None:
+                residual.index_add_(0, images.group[some], left)
+            second.add_(weighted.sum(0))
+            information.add_(gram.sum(0))
+            if self.update:
+                moments = replace(moments, second=moments.second[:0])  # many numbers that nobody asks for
+            else:
+                said.append((gram, projection))
             found.append((moments, size))
+
+        images.each(rows, self.plane.count, volumes, look)
         shares = [moments.share for moments, _ in found if moments.share is not None]
         return Expectation(
             gradient,
@@ -190,10 +193,10 @@ def coverage(images: WhitenedImages, rows: range, layout: TableLayout, plane: Ha
     """How much the images tell of every voxel of a table: the sum of squared transfer functions."""
     total = zero_table(layout, 1)
     for first in range(rows.start, rows.stop, 64):
-        last = min(first + 64, rows.stop)
-        _, factor = images.batch(first, last, plane.count)
+        some = slice(first, min(first + 64, rows.stop))
+        factor = images.transfer(some, plane.count)
         squared = torch.zeros(*factor.shape, 2, 1)
         squared[:, :, 0, 0] = factor.square()
-        scatter_table(squared, layout, images.rotation[first:last], plane, torch.ones_like(factor), total)
+        scatter_table(squared, layout, images.rotation[some], plane, torch.ones_like(factor), total)
     complete_axis_plane(total, layout, hermitian=False)
     return total[:, 0, 0].contiguous()

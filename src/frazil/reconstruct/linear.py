@@ -139,7 +139,13 @@ def at_one(scale: Tensor) -> Tensor:
 def linear_pass(images: WhitenedImages, halves: Halves, stage: Stage, mask: Tensor) -> tuple[Halves, float]:
     """One round of expectation and maximisation. Returns the mean log evidence of an image too."""
     tables = stage.tables(halves.pair)
-    found = expect(images, halves, tables, stage, GaussianPrior())
+    return linear_step(halves, tables, expect(images, halves, tables, stage, GaussianPrior()), stage, mask)
+
+
+def linear_step(
+    halves: Halves, tables: tuple[Table, Table], found: tuple[Expectation, Expectation], stage: Stage, mask: Tensor
+) -> tuple[Halves, float]:
+    """Maximisation, and both halves brought into one frame of latents. Returns the mean log evidence too."""
     moved = maximise(halves, tables, found, stage, mask)
     (a, told_a), (b, told_b) = (_standardised(v, one) for v, one in zip(moved.pair, found, strict=True))
     a, b = _in_one_frame(a, b, told_a, told_b)

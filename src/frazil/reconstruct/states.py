@@ -25,7 +25,7 @@ from frazil.numerics.spectrum_table import (
     symmetrise_table,
     volumes_of_table,
 )
-from frazil.reconstruct.expectation import SLICES_AT_ONCE, in_both_halves
+from frazil.reconstruct.expectation import in_both_halves
 from frazil.reconstruct.linear import WIDEST_SCALE, Halves, at_one
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, MOST_CORRELATION, Stage, Volumes, smoothed
 from frazil.reconstruct.whitened import WhitenedImages
@@ -228,7 +228,7 @@ class Sorter:
         stage, count = self.stage, table.shape[2]
         sums = torch.zeros(count, stage.layout.count, 2, 2) if update else None
         members, evidences, scales = [], [], []
-        for part in rows.split(max(1, SLICES_AT_ONCE // (stage.plane.count * count * 8))):
+        for part in rows.split(self.images.at_once(stage.plane.count, count)):
             values, factor = self.images.chosen(part, stage.plane.count)
             slices = gather_table(table, stage.layout, self.images.rotation[part], stage.plane, factor).flatten(1, 2)
             fit, power = (values.flatten(1)[:, None] @ slices)[:, 0], slices.square().sum(1)
@@ -248,7 +248,7 @@ class Sorter:
 
     def _sums(self, rows: Tensor, member: Tensor) -> Sums:
         sums = torch.zeros(member.shape[1], self.stage.layout.count, 2, 2)
-        at_once = max(1, SLICES_AT_ONCE // (self.stage.plane.count * 8))
+        at_once = self.images.at_once(self.stage.plane.count, 1)
         for part, belongs in zip(rows.split(at_once), member.split(at_once), strict=True):
             values, factor = self.images.chosen(part, self.stage.plane.count)
             self._add(part, values, factor, belongs, self.scale[part], sums)

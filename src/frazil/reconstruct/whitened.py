@@ -1,6 +1,7 @@
 """Particle images as whitened half-plane coefficients: read once, cropped to the working band, kept in memory or on disk.
 
 Where several processes work together, each reads and keeps the images of its share of both half-sets, and no others.
+Memory does not grow with the pixels of a stack on disk: what is read next is read while the present images are worked on.
 
 Images are centred with their shift, freed from beam tilt, and divided by the noise of their optics group shell by shell, so
 that every coefficient has the same weight. They are sorted by half-set and by viewing direction: neighbours read and
@@ -10,7 +11,10 @@ write the same voxels of a table, which the processor's cache then holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -19,15 +23,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from frazil.engine.machine import is_out_of_memory
 from frazil.engine.processes import ALONE, Processes
+from frazil.engine.read_ahead import read_ahead
+from frazil.inference.streamed import one_thread_per_operation
 from frazil.numerics.fourier import HalfPlane, images_to_coefficients
 from frazil.physics.grid import Grid
 
 if TYPE_CHECKING:
     from frazil.data.stack import Particles
 
-# images read and transformed at once
-CHUNK = 256
+# images that a worker reads and transforms at once
+CHUNK = 64
+# bytes of slices that a worker holds at once: enough that operations last longer than they take to start, few enough to stay
+# in the cache
+SLICES_AT_ONCE = 6_000_000
+# bytes of coefficients that a worker reads from disk at once: enough that the time to start is nothing
+READ_AT_ONCE = 8_000_000
+# bytes of a coefficient in the store
+STORED = 4
 # width of the bands of tilt that the sorted order runs through, degrees
 TILT_BAND = 6.0
 
@@ -44,8 +58,9 @@ class WhitenedImages:
     Args:
         particles: with poses and half-sets, all on one grid. band: highest shell kept.
         noise: power of a coefficient (optics groups, shells). sign: +1 if particles are bright in the images.
-        file: where to keep the coefficients; in memory without it.
-        processes: those that share the images. advance: told how many images are done.
+        file: where to keep the coefficients; in memory without it. bands: lower ones that will be asked for often: a file
+            is laid out so that each is read without what lies beyond it.
+        processes: those that share the images. advance: told how many images are done. log: told what should be known.
     """
 
     def __init__(
@@ -56,8 +71,10 @@ class WhitenedImages:
         *,
         sign: float,
         file: Path | None = None,
+        bands: Sequence[int] = (),
         processes: Processes = ALONE,
         advance: Callable[[int], None] = lambda count: None,
+        log: Callable[[str], None] = lambda text: None,
     ) -> None:
         assert particles.pose is not None and particles.half_set is not None
         self.grid: Grid = particles.grid
@@ -70,20 +87,35 @@ class WhitenedImages:
         self._stored_gain = self._gain = whitening(noise, self.plane)
         self.processes = processes
         kept = torch.cat([torch.arange(own.start, own.stop) for own in (self.own(0), self.own(1))])
-        self._store = _Memory() if file is None else _File(file)
-        self._store.make(len(kept), self.plane.count)
-        place = torch.empty_like(self.order)
-        place[self.order[kept]] = torch.arange(len(kept))
-        for rows, images in particles.chunks(CHUNK, self.order[kept].sort().values):
+        self._log, self._slices_at_once = log, SLICES_AT_ONCE
+        lower = {self.grid.half_plane(limit).count for limit in bands if limit < band}
+        ends = (*sorted(lower), self.plane.count)
+        self._store = _Memory(len(kept), self.plane.count) if file is None else _File(file, len(kept), ends)
+        self._read(particles, self.order[kept], sign, advance)
+
+    def _read(self, particles: Particles, order: Tensor, sign: float, advance: Callable[[int], None]) -> None:
+        """Fill the store from the stack, once from its first image to its last; each chunk is one worker's."""
+        place = torch.empty(len(self), dtype=torch.int64)
+        place[order] = torch.arange(len(order))
+
+        def keep(rows: Tensor, images: Tensor) -> int:
             values = self._whiten(particles, rows, images * sign)
             self._store.write(place[rows], values.to(torch.float16))
-            advance(len(rows))
-        self._store.finish()
+            return len(rows)
+
+        with one_thread_per_operation() as threads, ThreadPoolExecutor(threads) as pool:
+            kept: deque[Future[int]] = deque()
+            for rows, images in read_ahead(particles.chunks(CHUNK, order.sort().values)):
+                kept.append(pool.submit(keep, rows, images))
+                if len(kept) > threads:
+                    advance(kept.popleft().result())
+            for chunk in kept:
+                advance(chunk.result())
 
     @staticmethod
     def size(count: int, grid: Grid, band: int) -> int:
         """Bytes that the coefficients take."""
-        return count * grid.half_plane(band).count * 4
+        return count * grid.half_plane(band).count * STORED
 
     def __len__(self) -> int:
         return len(self.order)
@@ -116,17 +148,70 @@ class WhitenedImages:
         """Whiten by another noise from here on; the stored values stay."""
         self._gain = whitening(noise, self.plane)
 
-    def batch(
-        self, first: int, last: int, count: int
-    ) -> tuple[Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]]:
-        """Whitened images and transfer functions of neighbours that this process keeps, the first ``count`` coefficients."""
-        place = self._place(first)
-        return self._prepared(self._store.read(place, place + last - first), slice(first, last), count)
+    def at_once(self, count: int, volumes: int) -> int:
+        """How many images to look at together when ``count`` coefficients of slices of so many volumes are made of each."""
+        return max(1, self._slices_at_once // (count * volumes * 8))
+
+    def each(
+        self,
+        rows: range,
+        count: int,
+        volumes: int,
+        work: Callable[
+            [slice, Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]],
+            None,
+        ],
+    ) -> None:
+        """Work on neighbours that this process keeps, a few at once: their rows, whitened values and transfer functions.
+
+        Where memory is out, half as many are taken from there on. So work that fails must leave everything as it was.
+
+        Args:
+            count: of the coefficients looked at, lowest frequencies first. volumes: whose slices the work makes.
+        """
+        size = self.at_once(count, volumes)
+        for run, stored in self._runs(rows, count, size):
+            done = 0
+            while done < len(run):
+                some = slice(run[done], min(run[done] + size, run.stop))
+                try:
+                    work(some, *self._prepared(stored[done : done + size], some, count))
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error) or size == 1:
+                        raise
+                    size = self._halved(size, count * volumes * 8)
+                else:
+                    done += size
+
+    def _runs(self, rows: range, count: int, size: int) -> Iterator[tuple[range, Tensor]]:
+        """Stretches of neighbours, whole batches of a size, as they are stored."""
+        pieces = [rows]
+        if isinstance(self._store, _File):
+            length = size * max(1, READ_AT_ONCE // (size * count * STORED))
+            pieces = [rows[first : first + length] for first in range(0, len(rows), length)]
+        places = ((piece, self._place(piece.start)) for piece in pieces if len(piece))
+        stored = ((piece, self._store.read(place, place + len(piece), count)) for piece, place in places)
+        return read_ahead(stored) if isinstance(self._store, _File) else stored
+
+    def _halved(self, size: int, slices: int) -> int:
+        """Half as many images at once, here and in all that follows. ``slices``: bytes of an image's slices."""
+        if self._slices_at_once == SLICES_AT_ONCE:
+            self._log(f"out of memory with {size} images at once: going on with fewer")
+        self._slices_at_once = min(self._slices_at_once, size // 2 * slices)
+        return size // 2
+
+    def transfer(self, rows: slice | Tensor, count: int) -> Float[Tensor, "batch coefficients"]:
+        """Whitened transfer functions of any images, the first ``count`` coefficients."""
+        gain = self._gain[self.group[rows], :count]
+        if self.optics is None:
+            return gain
+        plane = self.plane if count == self.plane.count else self.grid.half_plane(int(self.plane.shell[count - 1]))
+        return self.optics[rows].ctf(self.grid, plane).to(torch.float32) * gain
 
     def chosen(
         self, rows: Int[Tensor, " batch"], count: int
     ) -> tuple[Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]]:
-        """The same of any images that this process keeps, in the order asked for."""
+        """Whitened values and transfer functions of any images that this process keeps, in the order asked for."""
         a, b = self.own(0), self.own(1)
         places = torch.where(rows < self.counts[0], rows - a.start, rows - b.start + len(a))
         return self._prepared(self._store.chosen(places, count), rows, count)
@@ -137,15 +222,12 @@ class WhitenedImages:
         return (rows >= own.start) & (rows < own.stop)
 
     def _prepared(self, values: Tensor, rows: slice | Tensor, count: int) -> tuple[Tensor, Tensor]:
-        values = values[:, :count].to(torch.float32)
-        gain = self._gain[self.group[rows], :count]
+        values = values.to(torch.float32)
         if self._gain is not self._stored_gain:
-            stored = self._stored_gain[self.group[rows], :count]
+            group = self.group[rows]
+            gain, stored = self._gain[group, :count], self._stored_gain[group, :count]
             values = values * torch.where(stored > 0, gain / stored.clamp(min=1e-30), 0)[..., None]
-        if self.optics is None:
-            return values, gain
-        plane = self.plane if count == self.plane.count else self.grid.half_plane(int(self.plane.shell[count - 1]))
-        return values, self.optics[rows].ctf(self.grid, plane).to(torch.float32) * gain
+        return values, self.transfer(rows, count)
 
 
 def whitening(noise: Float[Tensor, "groups shells"], plane: HalfPlane) -> Float[Tensor, "groups coefficients"]:
@@ -168,54 +250,86 @@ def working_order(rotation: Float[Tensor, "images 3 3"], half_set: Int[Tensor, "
     return torch.from_numpy(np.lexsort((turn.numpy(), band.numpy(), half_set.numpy())))
 
 
+@final
 class _Memory:
     """Coefficients in an array."""
 
-    def make(self, count: int, coefficients: int) -> None:
+    def __init__(self, count: int, coefficients: int) -> None:
         self.values = torch.empty(count, coefficients, 2, dtype=torch.float16)
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         self.values[rows] = values
 
-    def finish(self) -> None:
-        """Nothing is left to do."""
-
-    def read(self, first: int, last: int) -> Tensor:
-        return self.values[first:last]
+    def read(self, first: int, last: int, count: int) -> Tensor:
+        return self.values[first:last, :count]
 
     def chosen(self, rows: Tensor, count: int) -> Tensor:
         return self.values[rows, :count]
 
 
+@final
 class _File:
-    """Coefficients in a file that is read in runs, never mapped: mapped pages would count as memory of this process."""
+    """Coefficients in a file that is read in runs, never mapped: mapped pages would count as memory of this process.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Parts follow one another: the coefficients of all images within the first band, then what the second adds to it, and so
+    on. A low band is a stretch of the file.
 
-    def make(self, count: int, coefficients: int) -> None:
-        self.shape = (coefficients, 2)
-        self.row = coefficients * 2 * 2
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    Args:
+        ends: how many coefficients each band has, the last one all.
+    """
+
+    def __init__(self, path: Path, count: int, ends: Sequence[int]) -> None:
+        self.count, self.parts = count, tuple(pairwise((0, *ends)))
+        path.parent.mkdir(parents=True, exist_ok=True)
         # scratch of this run, made anew by the next one: no need to write it beside its place
-        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.unlink(self.path)  # the space is given back however this process ends
-        os.truncate(self.handle, count * self.row)
+        self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.unlink(path)  # the space is given back however this process ends
+        os.truncate(self.handle, count * ends[-1] * STORED)
 
     def write(self, rows: Tensor, values: Tensor) -> None:
-        for row, value in zip(rows.tolist(), values.numpy(), strict=True):
-            os.pwrite(self.handle, value.tobytes(), row * self.row)
+        order = rows.argsort()
+        sorted_values = values[order].numpy()
+        for start, end in self.parts:
+            part = np.ascontiguousarray(sorted_values[:, start:end])
+            for row, run in _runs_of(rows[order].numpy()):
+                _transfer(os.pwritev, self.handle, part[run], self._offset(start, end, row))
 
-    def finish(self) -> None:
-        """Nothing is left to do: the system writes when it likes."""
-
-    def read(self, first: int, last: int) -> Tensor:
-        data = bytearray((last - first) * self.row)
-        os.preadv(self.handle, [data], first * self.row)
-        return torch.frombuffer(data, dtype=torch.float16).reshape(last - first, *self.shape)
+    def read(self, first: int, last: int, count: int) -> Tensor:
+        return self.chosen(torch.arange(first, last), count)
 
     def chosen(self, rows: Tensor, count: int) -> Tensor:
-        values = torch.empty(len(rows), count, 2, dtype=torch.float16)
-        for row, value in zip(rows.tolist(), values.numpy(), strict=True):
-            os.preadv(self.handle, [value], row * self.row)
-        return values
+        values = np.empty((len(rows), count, 2), np.float16)
+        runs = _runs_of(rows.numpy())
+        for start, end in self.parts:
+            if start >= count:
+                break
+            part = np.empty((len(rows), end - start, 2), np.float16)
+            for row, run in runs:
+                _transfer(os.preadv, self.handle, part[run], self._offset(start, end, row))
+            values[:, start:end] = part[:, : count - start]
+        return torch.from_numpy(values)
+
+    def _offset(self, start: int, end: int, row: int) -> int:
+        """Where in the file the coefficients of an image from ``start`` to ``end`` begin."""
+        return (self.count * start + row * (end - start)) * STORED
+
+    def __del__(self) -> None:
+        os.close(self.handle)
+
+
+def _runs_of(rows: np.ndarray) -> list[tuple[int, slice]]:
+    """Stretches of consecutive numbers: the first of each, and which they are."""
+    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+    edges = [0, *cuts.tolist(), len(rows)]
+    return [(int(rows[first]), slice(first, last)) for first, last in pairwise(edges) if last > first]
+
+
+def _transfer(move: Callable[[int, list[memoryview], int], int], handle: int, values: np.ndarray, offset: int) -> None:
+    """Read or write the whole of an array; the system may do it in pieces."""
+    view = values.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        moved = move(handle, [view[done:]], offset + done)
+        if moved == 0:
+            raise OSError("the file of coefficients became shorter while it was used")
+        done += moved
