@@ -31,6 +31,7 @@ from frazil.reconstruct.linear import (
     maximise,
     with_random_directions,
 )
+from frazil.reconstruct.marching import marching_bands
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
 from frazil.reconstruct.nonlinear import Manifold, manifold_of, on_manifold
 from frazil.reconstruct.states import Sorter, States, as_basis
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from frazil.engine.job import Job
     from frazil.reconstruct.basis_config import BasisConfig
 
-# the first band, and by how much the next one is finer; a last step shorter than this is not worth a band of its own
-FIRST_BAND, NEXT_BAND, WORTH_A_BAND = 10, 1.6, 1.25
 # passes at the bands of the linear model, coarsest first; the rest get as many as the last
 LINEAR_PASSES = (12, 6, 3)
 # states divide at coarse bands, whose few voxels leave little to be wrong about
@@ -149,15 +148,6 @@ class Latents:
 
 
 Step = Callable[[BasisState], BasisState]
-
-
-def marching_bands(finest: int, first: int = FIRST_BAND) -> list[int]:
-    """Band limits from coarse to the finest."""
-    bands = [min(first, finest)]
-    while bands[-1] < finest:
-        following = round(bands[-1] * NEXT_BAND)
-        bands.append(finest if following * WORTH_A_BAND > finest else following)
-    return bands
 
 
 @final

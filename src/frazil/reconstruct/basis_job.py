@@ -17,10 +17,11 @@ from frazil.numerics.spectrum_table import table_layout
 from frazil.physics.basis import BasisEnsemble
 from frazil.physics.grid import Grid
 from frazil.physics.noise import Noise
-from frazil.reconstruct.basis import BasisLearner, BasisState, marching_bands
+from frazil.reconstruct.basis import BasisLearner, BasisState
 from frazil.reconstruct.consensus import checked_mask
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maps import Consensus
+from frazil.reconstruct.marching import marching_bands
 from frazil.reconstruct.maximisation import resize_to
 from frazil.reconstruct.nonlinear import MOST_VOLUMES
 from frazil.reconstruct.whitened import WhitenedImages
@@ -93,13 +94,15 @@ def measured_noise(particles: Particles) -> Float[Tensor, "groups shells"]:
     return torch.stack(spectra)
 
 
-def planned_tables(band: int, box: int, config: Config) -> float:
-    """Bytes of the tables and volumes at the peak."""
+def planned_tables(band: int, box: int, count: int, config: Config) -> float:
+    """Bytes of the tables and volumes at the peak, and of what a pass learns of every image."""
     directions = config.basis.volumes or (MOST_VOLUMES if config.basis.model == "nonlinear" else 0)
     volumes = max(1 + max(directions, config.latent_dim or config.basis.most_dimensions), config.basis.components)
     table = table_layout(band).count * 2 * volumes * 4
     transforms = 2 * 3 * (2 * box) ** 3 * 4  # one padded volume and its spectra in each half
-    return 2 * TABLES_PER_HALF * table + 4 * volumes * box**3 * 4 + transforms + 5e8
+    # twice, in the pieces of a pass and in one: overlaps of volumes, covariance, shares of landmarks, pose and optics
+    of_images = count * 2 * (2 * volumes**2 + config.basis.landmarks + 30) * 4
+    return 2 * TABLES_PER_HALF * table + 4 * volumes * box**3 * 4 + transforms + of_images + 5e8
 
 
 def read_whitened(
@@ -107,7 +110,7 @@ def read_whitened(
 ) -> WhitenedImages:
     """The coefficients in memory, or on the job's disk when memory is short."""
     grid = particles.grid
-    tables = planned_tables(band, grid.box_size, config)
+    tables = planned_tables(band, grid.box_size, particles.count, config)
     size = WhitenedImages.size(math.ceil(particles.count / job.processes.count), grid, band)
     room = job.memory_to_be_had()
     short = room is not None and size > SHARE_FOR_IMAGES * max(room - tables, 0)

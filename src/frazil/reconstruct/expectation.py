@@ -105,8 +105,9 @@ class Pass:
         second, information = torch.zeros(volumes, volumes), torch.zeros(volumes, volumes)
         groups = int(images.group.max()) + 1
         residual = torch.zeros(groups, self.plane.count) if self.residual else None
-        found: list[tuple[Moments, Tensor]] = []
-        said: list[tuple[Tensor, Tensor]] = []
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        shares: list[Tensor] = []
+        said: list[tuple[Tensor, Tensor, Tensor]] = []
         told = None if self.informed is None else 2 * self.informed
 
         def look(some: slice, values: Tensor, factor: Tensor) -> None:
@@ -134,26 +135,26 @@ class Pass:
                 residual.index_add_(0, images.group[some], left)
             second.add_(weighted.sum(0))
             information.add_(gram.sum(0))
-            if self.update:
-                moments = replace(moments, second=moments.second[:0])  # many numbers that nobody asks for
-            else:
-                said.append((gram, projection))
-            found.append((moments, size))
+            if not self.update:
+                said.append((gram, projection, _covariance(moments)))
+            if moments.share is not None:
+                shares.append(moments.share)
+            # not the second moments: of many images these are many numbers, and nobody asks for them again
+            found.append((moments.first, moments.evidence, size))
 
         images.each(rows, self.plane.count, volumes, look)
-        shares = [moments.share for moments, _ in found if moments.share is not None]
         return Expectation(
             gradient,
             second,
             information,
-            torch.cat([moments.first for moments, _ in found]),
-            torch.cat([moments.evidence for moments, _ in found]),
+            torch.cat([first for first, _, _ in found]),
+            torch.cat([evidence for _, evidence, _ in found]),
             torch.cat(shares) if shares else None,
-            torch.cat([size for _, size in found]),
+            torch.cat([size for _, _, size in found]),
             residual,
-            None if self.update else torch.cat([_covariance(moments) for moments, _ in found]),
-            None if self.update else torch.cat([gram for gram, _ in said]),
-            None if self.update else torch.cat([projection for _, projection in said]),
+            None if self.update else torch.cat([covariance for _, _, covariance in said]),
+            None if self.update else torch.cat([gram for gram, _, _ in said]),
+            None if self.update else torch.cat([projection for _, projection, _ in said]),
         )
 
 

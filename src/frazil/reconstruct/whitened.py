@@ -11,6 +11,8 @@ write the same voxels of a table, which the processor's cache then holds.
 from __future__ import annotations
 
 import os
+import shutil
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from torch import Tensor
 from frazil.engine.machine import is_out_of_memory
 from frazil.engine.processes import ALONE, Processes
 from frazil.engine.read_ahead import read_ahead
+from frazil.errors import InputError
 from frazil.inference.streamed import one_thread_per_operation
 from frazil.numerics.fourier import HalfPlane, images_to_coefficients
 from frazil.physics.grid import Grid
@@ -61,6 +64,9 @@ class WhitenedImages:
         file: where to keep the coefficients; in memory without it. bands: lower ones that will be asked for often: a file
             is laid out so that each is read without what lies beyond it.
         processes: those that share the images. advance: told how many images are done. log: told what should be known.
+
+    Raises:
+        InputError: when an image cannot be read or is none, or the disk has too little room.
     """
 
     def __init__(
@@ -177,9 +183,10 @@ class WhitenedImages:
                 try:
                     work(some, *self._prepared(stored[done : done + size], some, count))
                 except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error) or size == 1:
+                    tried = some.stop - some.start
+                    if not is_out_of_memory(error) or tried == 1:
                         raise
-                    size = self._halved(size, count * volumes * 8)
+                    size = self._halved(tried, count * volumes * 8)
                 else:
                     done += size
 
@@ -276,15 +283,26 @@ class _File:
 
     Args:
         ends: how many coefficients each band has, the last one all.
+
+    Raises:
+        InputError: when the disk has too little room.
     """
 
     def __init__(self, path: Path, count: int, ends: Sequence[int]) -> None:
         self.count, self.parts = count, tuple(pairwise((0, *ends)))
         path.parent.mkdir(parents=True, exist_ok=True)
+        size, free = count * ends[-1] * STORED, shutil.disk_usage(path.parent).free
+        if size > free:
+            raise InputError(
+                f"the images' coefficients take {size / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free",
+                where=path.parent,
+                remedy="free some space, keep them with --basis.cache memory, or ask for less with --basis.resolution",
+            )
         # scratch of this run, made anew by the next one: no need to write it beside its place
         self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.unlink(path)  # the space is given back however this process ends
-        os.truncate(self.handle, count * ends[-1] * STORED)
+        weakref.finalize(self, os.close, self.handle)
+        os.truncate(self.handle, size)
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         order = rows.argsort()
@@ -312,9 +330,6 @@ class _File:
     def _offset(self, start: int, end: int, row: int) -> int:
         """Where in the file the coefficients of an image from ``start`` to ``end`` begin."""
         return (self.count * start + row * (end - start)) * STORED
-
-    def __del__(self) -> None:
-        os.close(self.handle)
 
 
 def _runs_of(rows: np.ndarray) -> list[tuple[int, slice]]:
