@@ -30,8 +30,8 @@ from frazil.numerics.masks import soft_sphere
 from frazil.physics.grid import Grid
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
-from frazil.reconstruct.basis import marching_bands
 from frazil.reconstruct.linear import Halves, expect, linear_step
+from frazil.reconstruct.marching import marching_bands
 from frazil.reconstruct.maximisation import Stage
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -137,7 +137,7 @@ def main() -> None:
             read, read_per_core = options.streamed / wall, options.streamed / core
             records.append({"what": "reading", "count": options.streamed, "rate": read, "rate_per_core": read_per_core})
             said = (
-                f"\n\nThe stack of {sizes(star, images)}: read, transformed and written once, at {read:,.0f} images/s "
+                f"\n\nThe stack of {sizes(star, images)}: read once and transformed at {read:,.0f} images/s "
                 f"({read_per_core:,.0f} per core second). Nothing of it is kept in memory."
             )
             print(said.strip(), flush=True)
