@@ -8,8 +8,9 @@ With an ensemble, the latent coordinates are taken apart: principal components; 
 a UMAP when there are more than two latent coordinates. Maps are decoded at the centre of every state, along the first
 principal components from the 5th to the 95th percentile of the particles, and, if asked, from particle to particle on the
 shortest path through the cloud (`--graph`) or on a straight line (`--direct`). Of a rigid reconstruction the report shows
-the map, its FSC and the viewing directions. The folder of a finished cryoDRGN run (config.yaml, weights, z) can be given in
-place of a job.
+the map, its FSC and the viewing directions. The folder of one discrete state (JOB/outputs/component_001, where
+`--basis.within` made it) is opened as a job of its own, and that of a finished cryoDRGN run (config.yaml, weights, z) can be
+given in place of a job.
 
 States are worth what their half-maps say. Where the job holds ensembles of both half-sets, every state is decoded from
 both, with its FSC, resolution and local resolution. With `--agreement`, maps of the states are also made from their images
@@ -55,7 +56,7 @@ class LandscapeSettings(StageConfig):
 class Config(JobConfig):
     """Settings of `frazil analyze`."""
 
-    job: Path = argument("folder of a reconstruct job, or of a finished cryoDRGN run")
+    job: Path = argument("folder of a reconstruct job, of one of its discrete states, or of a finished cryoDRGN run")
     method: Literal["auto", "kmeans", "gmm", "leiden"] = setting(
         "auto",
         "how states are found: k-means, a mixture of Gaussians, or communities of the neighbour graph; auto takes the"

@@ -28,7 +28,7 @@ class Reconstruction:
     """What a reconstruct job left in its folder.
 
     Attributes:
-        folder: the job folder. outputs: its `outputs/`.
+        folder: the job folder, or that of one discrete state in its outputs. outputs: where the results are.
         latent: (N, d) latent coordinate of every particle; None for a rigid reconstruction.
         covariance: (N, d, d) posterior covariance of each; None when the job wrote none.
         run: the cryoDRGN run that stands in for a job. pixel_size: of its images, Å, where its own files are lost.
@@ -97,11 +97,7 @@ class Reconstruction:
         """The cryoSPARC table that the job was given, where it was one and is still there."""
         from frazil.data.stack import read_particles
 
-        try:
-            record = tomllib.loads((self.folder / "job.toml").read_text(encoding="utf-8"))
-            source = Path(record["reconstruct"]["particles"])
-        except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError):
-            return None
+        source = Path(str(self._settings().get("particles", "")))
         return read_particles(source, need_images=False) if source.suffix == ".cs" and source.is_file() else None
 
     def map_path(self, *names: str) -> Path | None:
@@ -125,11 +121,17 @@ class Reconstruction:
     @property
     def symmetry(self) -> str:
         """The point group that the job was given; C1 when its record does not say."""
+        return str(self._settings().get("symmetry", "C1"))
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings of the job, from its record; empty when it cannot be read."""
+        # a discrete state lies in the outputs of its job
+        records = [folder / "job.toml" for folder in (self.folder, self.folder.parent.parent)]
         try:
-            record = tomllib.loads((self.folder / "job.toml").read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError):
-            return "C1"
-        return str(record.get("reconstruct", {}).get("symmetry", "C1"))
+            record = next(path for path in records if path.is_file()).read_text(encoding="utf-8")
+            return dict(tomllib.loads(record)["reconstruct"])
+        except (StopIteration, OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def finest_resolution(self) -> float:
         """Å, to which the job used its images to learn the ensemble; 0 where it does not say."""
@@ -144,7 +146,7 @@ class Reconstruction:
 
 
 def read_reconstruction(path: Path, pixel_size: float | None = None) -> Reconstruction:
-    """Open the folder of a reconstruct job (or its `outputs/`), or of a finished cryoDRGN run.
+    """Open the folder of a reconstruct job (or its `outputs/`), of one of its discrete states, or of a cryoDRGN run.
 
     Args:
         pixel_size: Å per pixel of a run's images, where its own files do not say.

@@ -73,6 +73,11 @@ class Job:
         """The file of metrics, for those who must take it back to an earlier state."""
         return self._metrics
 
+    def metrics_of(self, folder: Path) -> Metrics:
+        """The metrics of a part of the work that has a folder of its own, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return Metrics(folder if self.processes.first else None, tensorboard=self._config.tensorboard)
+
     @contextlib.contextmanager
     def progress(self, total: int, description: str, unit: str = "images") -> Iterator[Progress]:
         """Shows the progress of `total` units of work, here and in ``status.json``."""

@@ -39,6 +39,7 @@ from frazil.reconstruct.whitened import WhitenedImages
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
+    from frazil.engine.metrics import Metrics
     from frazil.reconstruct.basis_config import BasisConfig
 
 # passes at the bands of the linear model, coarsest first; the rest get as many as the last
@@ -81,6 +82,11 @@ class BasisState:
     whole: Bool[Tensor, " states"] | None = None
     evidence: tuple[float, ...] = ()
     gains: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def rigid(self) -> bool:
+        """Whether no direction was told."""
+        return bool(self.gains) and self.halves.a.shape[0] == 1
 
     @property
     def prior(self) -> CoefficientPrior:
@@ -158,6 +164,7 @@ class BasisLearner:
     Attributes:
         images: whitened. config: settings. latent_dim: number of coordinates, None to choose. symmetry: point group.
         seed: of the first random directions. focus: mask of the directions on the grid of the images, or None.
+        component: the discrete state that all these images are of; None where that is not known.
     """
 
     images: WhitenedImages
@@ -166,6 +173,7 @@ class BasisLearner:
     symmetry: str
     seed: int
     focus: Float[Tensor, "n n n"] | None = None
+    component: int | None = None
     _stages: dict[int, Stage] = field(default_factory=dict)
 
     @property
@@ -219,35 +227,47 @@ class BasisLearner:
         steps.append(("states side by side", self._as_basis))
         return steps
 
-    def learn(self, state: BasisState, job: Job, report: Callable[[str, BasisState], None]) -> BasisState:
+    @property
+    def name(self) -> str:
+        """What the files of this work are called."""
+        return "basis" if self.component is None else f"component_{self.component:03d}"
+
+    def checkpoint(self, job: Job) -> Path:
+        """Where the state is kept between two steps."""
+        return job.checkpoints / f"{self.name}.safetensors"
+
+    def learn(
+        self, state: BasisState, job: Job, metrics: Metrics, report: Callable[[str, BasisState], None]
+    ) -> BasisState:
         """Take every step that is left; stop early where no direction is told.
 
         Args:
-            report: told the name of each step and the state after it.
+            metrics: to be taken back to where the checkpoint was. report: told the name of each step and the state after it.
         """
-        path = job.checkpoints / "basis.safetensors"
+        path = self.checkpoint(job)
+        of_state = "" if self.component is None else f" of state {self.component}"
         done = 0
         processes = self.images.processes
         found = processes.from_first(lambda: BasisState.load(path) if job.resumed and path.is_file() else None)
         if found is not None:
-            state, done, metrics = found
+            state, done, text = found
             self.images.set_noise(state.noise)
-            job.metrics.restore(metrics)
-            job.log(f"going on after step {done}")
+            metrics.restore(text)
+            job.log(f"going on after step {done}{of_state}")
         steps = self.steps()
         saved = time.monotonic()
-        with job.progress(len(steps), "learning conformations", unit="steps") as progress:
+        with job.progress(len(steps), f"learning conformations{of_state}", unit="steps") as progress:
             progress.advance(done)
             for number, (name, step) in enumerate(steps[done:], start=done + 1):
-                if state.gains and state.halves.a.shape[0] == 1:
-                    break  # no direction was told
+                if state.rigid:
+                    break
                 state = processes.same(step(state))
                 report(name, state)
                 progress.advance(1)
                 every = self.config.checkpoint_every
                 due = time.monotonic() - saved > CHECKPOINT_SECONDS if every is None else number % every == 0
-                if processes.first and (due or number == len(steps)):
-                    state.save(path, number, job.metrics.text())
+                if processes.first and (due or number == len(steps) or state.rigid):
+                    state.save(path, number, metrics.text())
                     saved = time.monotonic()
         return state
 
@@ -318,6 +338,9 @@ class BasisLearner:
         counts = torch.tensor([float(count) for count in self.images.counts])
         left = sum(count * one.residual for count, one in zip(counts, found, strict=True)) / counts.sum()
         assert isinstance(left, Tensor)
+        if self.component is not None:  # a state may have few images of an optics group: groups keep their proportions
+            members = torch.bincount(self.images.group, minlength=len(left)).to(left)
+            left = (members @ left / members.sum()).expand_as(left)
         shell = self.images.plane.shell
         sums = torch.zeros(len(left), noise.shape[1]).index_add_(1, shell, left)
         number = torch.bincount(shell, minlength=noise.shape[1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
 from frazil.config import StageConfig, setting
 
 
@@ -20,6 +22,11 @@ class BasisConfig(StageConfig):
         "discrete states, such as molecules of different composition; the latent then has one coordinate less than states",
         ge=1,
     )
+    within: int | Literal["auto"] = setting(
+        0,
+        "latent coordinates of the motion within each discrete state: 0 leaves states rigid, auto takes as many as images of"
+        " the other half ask for",
+    )
     most_dimensions: int = setting(8, "most latent coordinates that are tried when --latent-dim is not given", ge=1)
     volumes: int | None = setting(
         None, "directions of change of the nonlinear model (as many as the motion needs unless given)", ge=1, le=64
@@ -33,3 +40,15 @@ class BasisConfig(StageConfig):
         "auto", "where the images' coefficients are kept; auto takes the disk when memory is short"
     )
     checkpoint_every: int | None = setting(None, "steps between checkpoints (one every half minute unless given)", ge=1)
+
+    @field_validator("within", mode="plain")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> int | str:
+        if value != "auto" and not str(value).isdecimal():
+            raise ValueError("give a number of coordinates, or auto")
+        return "auto" if value == "auto" else int(str(value))
+
+    @property
+    def within_dim(self) -> int | None:
+        """Latent coordinates within each state; None to choose."""
+        return None if self.within == "auto" else self.within

@@ -1,38 +1,35 @@
-"""The ensemble part of `frazil reconstruct` where the density is a basis: memory, files, outputs, what is said on the way."""
+"""The ensemble part of `frazil reconstruct` where the density is a basis: memory, files, and the order of the work."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frazil.data.ensemble import save_ensemble
 from frazil.data.stack import Particles
-from frazil.engine.files import write_npy, write_text
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.spectrum_table import table_layout
-from frazil.physics.basis import BasisEnsemble
-from frazil.physics.grid import Grid
 from frazil.physics.noise import Noise
 from frazil.reconstruct.basis import BasisLearner, BasisState
-from frazil.reconstruct.consensus import checked_mask
+from frazil.reconstruct.basis_outputs import tell, write_gains, write_results
+from frazil.reconstruct.consensus import checked_mask, planned_memory
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maps import Consensus
 from frazil.reconstruct.marching import marching_bands
-from frazil.reconstruct.maximisation import resize_to
 from frazil.reconstruct.nonlinear import MOST_VOLUMES
 from frazil.reconstruct.whitened import WhitenedImages
+from frazil.reconstruct.within import learn_within
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
     from frazil.reconstruct import Config
 
 NOISE_SAMPLE = 500
-# how the names of those steps begin that are passes over the images
-PASSES = ("principal components", "motion", "states")
 # shells kept beyond the one where half-maps of the consensus agree no more: what moves is blurred in it, and finer in a state
 MARGIN = 2.0
 LEAST_BAND = 8
@@ -42,11 +39,12 @@ TABLES_PER_HALF = 4
 SHARE_FOR_IMAGES = 0.6
 
 
-def learn_basis(particles: Particles, consensus: Consensus, config: Config, job: Job, *, sign: float) -> str:
-    """Learn the ensemble and write latent.npy, latent_covariance.npy, the ensemble and those of both halves.
+def learn_basis(particles: Particles, consensus: Consensus, config: Config, job: Job, *, sign: int) -> tuple[str, Path]:
+    """Learn the ensemble and write latent.npy, latent_covariance.npy, the ensemble and those of both halves; then the same
+    for the motion within each state where it is asked for.
 
     Returns:
-        How good it is, in a few words.
+        How good it is, in a few words, and the folder to look at next.
 
     Raises:
         InputError: if the images differ in box or pixel size, or memory is too small.
@@ -62,12 +60,18 @@ def learn_basis(particles: Particles, consensus: Consensus, config: Config, job:
     learner = BasisLearner(images, config.basis, config.latent_dim, config.symmetry, config.seed, focus)
     job.log(f"{images.plane.count} coefficients per image, to {grid.resolution_of(band):.1f} Å")
     halves = Halves(consensus.half_a[None], consensus.half_b[None], torch.ones(len(images), 2), 0.0)
-    state = learner.learn(BasisState(halves, noise), job, lambda name, state: tell(job, grid, name, state))
-    if state.gains:
-        write_text(job.outputs / "latent_coordinates.csv", gains_table(state))
-    if state.halves.a.shape[0] == 1:
-        return "no conformational change that both halves agree upon: one rigid structure"
-    return write_results(learner, state, particles, job)
+    told = partial(tell, job, job.metrics, grid)
+    state = learner.learn(BasisState(halves, noise), job, job.metrics, told)
+    write_gains(state, job.outputs, job.processes)
+    if state.halves.a.shape[0] > 1:
+        good, component = write_results(learner, state, job.outputs)
+    else:
+        good, component = "no conformational change that both halves agree upon: one rigid structure", None
+    if config.basis.within == 0:
+        return good, job.folder
+    component = torch.zeros(len(images), dtype=torch.int64) if component is None else component
+    motion, following = learn_within(learner, state, component, particles, config, job, sign=sign)
+    return f"{good}; {motion}", following
 
 
 def working_band(consensus: Consensus, resolution: float | None) -> int:
@@ -96,8 +100,11 @@ def measured_noise(particles: Particles) -> Float[Tensor, "groups shells"]:
 
 def planned_tables(band: int, box: int, count: int, config: Config) -> float:
     """Bytes of the tables and volumes at the peak, and of what a pass learns of every image."""
-    directions = config.basis.volumes or (MOST_VOLUMES if config.basis.model == "nonlinear" else 0)
-    volumes = max(1 + max(directions, config.latent_dim or config.basis.most_dimensions), config.basis.components)
+    basis = config.basis
+    directions = basis.volumes or (MOST_VOLUMES if basis.model == "nonlinear" else 0)
+    moving = 1 + max(directions, config.latent_dim or (basis.within_dim or basis.most_dimensions))
+    # the maps of the states are kept while one of them learns to move
+    volumes = max(moving, basis.components) if basis.within == 0 else moving + basis.components
     table = table_layout(band).count * 2 * volumes * 4
     transforms = 2 * 3 * (2 * box) ** 3 * 4  # one padded volume and its spectra in each half
     # twice, in the pieces of a pass and in one: overlaps of volumes, covariance, shares of landmarks, pose and optics
@@ -111,6 +118,8 @@ def read_whitened(
     """The coefficients in memory, or on the job's disk when memory is short."""
     grid = particles.grid
     tables = planned_tables(band, grid.box_size, particles.count, config)
+    if config.basis.within != 0:
+        tables = max(tables, planned_memory(particles, grid))
     size = WhitenedImages.size(math.ceil(particles.count / job.processes.count), grid, band)
     room = job.memory_to_be_had()
     short = room is not None and size > SHARE_FOR_IMAGES * max(room - tables, 0)
@@ -125,55 +134,3 @@ def read_whitened(
             particles, band, noise, sign=sign, file=file, bands=marching_bands(band), processes=job.processes,
             advance=progress.advance, log=job.log,
         )  # fmt: skip
-
-
-def tell(job: Job, grid: Grid, name: str, state: BasisState) -> None:
-    """A line of metrics for every pass, a line of the log for every decision."""
-    if name.startswith(PASSES):
-        what, _, shell = name.partition(" to shell ")
-        job.metric(
-            step=len(state.evidence),
-            stage=what,
-            resolution=round(grid.resolution_of(int(shell)), 4),
-            evidence=state.evidence[-1],
-            directions=state.halves.a.shape[0] - 1,
-        )
-    if name == "number of directions":
-        for count, (gain, error) in enumerate(state.gains):
-            job.log(f"{count} latent coordinates: {gain:+.3f} ± {error:.3f} nats per image of the other half")
-        job.log(f"latent coordinates kept: {state.halves.a.shape[0] - 1}")
-    if name == "landmarks":
-        job.log(f"{state.halves.a.shape[0] - 1} directions of change along the motion")
-
-
-def gains_table(state: BasisState) -> str:
-    """What each number of latent coordinates explains of an image of the other half, as CSV: nats over a rigid map."""
-    rows = [f"{count},{gain:.6f},{error:.6f}" for count, (gain, error) in enumerate(state.gains)]
-    return "\n".join(("latent_coordinates,gain,error", *rows)) + "\n"
-
-
-def write_results(learner: BasisLearner, state: BasisState, particles: Particles, job: Job) -> str:
-    """Latents of all particles in the order of the stack, the ensemble of both halves together, and of each."""
-    box = particles.grid.box_size
-    together = learner.together(state)
-    found = learner.latents(state, together)
-    if not job.processes.first:
-        return ""  # the first process writes and speaks for all
-    order = torch.argsort(learner.images.order)
-    # written in standard errors of one image: distances say what images can tell, whatever is done with them later
-    latent = found.mean[order] * found.unit
-    spread = found.covariance[order] * found.unit[:, None] * found.unit
-    write_npy(job.outputs / "latent.npy", latent.numpy())
-    write_npy(job.outputs / "latent_covariance.npy", spread.numpy())
-    write_npy(job.outputs / "contrast.npy", state.halves.scale[order, 0].numpy())
-    if found.component is not None:
-        probability = found.component[order]
-        write_npy(job.outputs / "component_probability.npy", probability.numpy())
-        write_npy(job.outputs / "component.npy", probability.argmax(1).numpy())
-    for folder, volumes in (("", together), ("half_a", state.halves.a), ("half_b", state.halves.b)):
-        ensemble = BasisEnsemble(
-            resize_to(volumes, box), particles.grid, None if state.manifold is None else state.manifold.interpolation
-        )
-        save_ensemble(job.outputs / folder, ensemble.in_units(found.unit))
-    told = latent.var(0) / (latent.var(0) + spread.diagonal(dim1=1, dim2=2).mean(0))
-    return f"{latent.shape[1]} latent coordinates, the surest known to {float(told.max()):.0%} of its variance"

@@ -45,7 +45,7 @@ def reconstruct(config: Config, job: Job) -> None:
     consensus, sign = job.processes.from_first(lambda: judge(a, b, config, reference))
     job.log(f"particles are {'bright' if sign > 0 else 'dark'} in the images ({config.contrast})")
     if job.processes.first:
-        write_outputs(job, consensus, particles)
+        write_outputs(job.outputs, consensus, particles)
     resolution = (
         f"{consensus.resolution():.2f} Å (FSC 0.143 in the mask), {consensus.unmasked_resolution():.2f} Å unmasked"
     )
@@ -65,18 +65,18 @@ def reconstruct(config: Config, job: Job) -> None:
     if config.made_of == "basis":
         from frazil.reconstruct.basis_job import learn_basis
 
-        good = learn_basis(particles, consensus, config, job, sign=sign)
+        good, following = learn_basis(particles, consensus, config, job, sign=sign)
     else:
         from frazil.reconstruct.neural import train_neural
 
-        good = train_neural(particles, config, job, sign=sign)
+        good, following = train_neural(particles, config, job, sign=sign), job.folder
     if config.report and job.processes.first:
         from frazil.reconstruct.report import write_ensemble_report
 
         job.log("drawing conformations")
         write_ensemble_report(job, sections, consensus, particles, config)
     made = job.outputs / ("latent.npy" if (job.outputs / "latent.npy").exists() else "consensus.mrc")
-    job.made(made, f"{resolution}; {good}", f"frazil analyze {shlex.quote(str(job.folder))}")
+    job.made(made, f"{resolution}; {good}", f"frazil analyze {shlex.quote(str(following))}")
 
 
 def check(config: Config) -> None:
@@ -90,6 +90,12 @@ def check(config: Config) -> None:
             f"{config.latent_dim} latent coordinates need a density that can move, and voxels are rigid",
             where="--latent-dim",
             remedy="leave out --density, or add --preset cryodrgn",
+        )
+    if config.basis.within != 0 and (config.made_of != "basis" or config.basis.components == 1):
+        raise InputError(
+            "there is one state only, and motion within states needs several",
+            where="--basis.within",
+            remedy="add --density basis --basis.components 2 or more, or leave it out",
         )
     if config.made_of == "field" and not config.latent_dim:
         raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")
@@ -181,11 +187,11 @@ def backproject_together(particles: Particles, reference: Grid, symmetry: str, j
     return a, b
 
 
-def judge(a: HalfMap, b: HalfMap, config: Config, reference: Grid) -> tuple[Consensus, int]:
-    """Half-maps with bright density, all that follows from them, and the sign that made them bright."""
+def judge(a: HalfMap, b: HalfMap, config: Config, reference: Grid, sign: int | None = None) -> tuple[Consensus, int]:
+    """Half-maps with bright density, all that follows from them, and the sign that made them bright, if it is not known."""
     half_a, half_b, both = a.volume(), b.volume(), (a + b).volume()
     given = {"bright": 1, "dark": -1, "auto": 0}[config.contrast]
-    sign = given or contrast_of(both, reference)
+    sign = sign or given or contrast_of(both, reference)
     mask = None if config.mask is None else checked_mask(config.mask, reference)
     return finish_maps(half_a * sign, half_b * sign, both * sign, reference, mask, config.seed), sign
 
@@ -202,8 +208,8 @@ def checked_mask(path: Path, reference: Grid, what: str = "mask") -> Float[Tenso
     return mask.clamp(0, 1)
 
 
-def write_outputs(job: Job, consensus: Consensus, particles: Particles) -> None:
-    """Maps, FSC table and particles under their fixed names."""
+def write_outputs(folder: Path, consensus: Consensus, particles: Particles) -> None:
+    """Maps, FSC table and, last, particles under their fixed names."""
     maps = {
         "half_a": consensus.half_a,
         "half_b": consensus.half_b,
@@ -212,9 +218,9 @@ def write_outputs(job: Job, consensus: Consensus, particles: Particles) -> None:
         "mask": consensus.mask,
     }
     for name, volume in maps.items():
-        write_volume(job.outputs / f"{name}.mrc", volume, consensus.grid.pixel_size)
-    write_text(job.outputs / "fsc.csv", fsc_table(consensus))
-    write_particles_star(particles, job.outputs / "particles.star")
+        write_volume(folder / f"{name}.mrc", volume, consensus.grid.pixel_size)
+    write_text(folder / "fsc.csv", fsc_table(consensus))
+    write_particles_star(particles, folder / "particles.star")
 
 
 def fsc_table(consensus: Consensus) -> str:

@@ -103,8 +103,7 @@ class Pass:
         volumes = table.shape[2]
         gradient = zero_table(self.layout, volumes) if self.update else table[:0]
         second, information = torch.zeros(volumes, volumes), torch.zeros(volumes, volumes)
-        groups = int(images.group.max()) + 1
-        residual = torch.zeros(groups, self.plane.count) if self.residual else None
+        residual = torch.zeros(images.groups, self.plane.count) if self.residual else None
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         shares: list[Tensor] = []
         said: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -10,6 +10,7 @@ write the same voxels of a table, which the processor's cache then holds.
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import weakref
@@ -92,7 +93,11 @@ class WhitenedImages:
         self.group = particles.group[self.order]
         self._stored_gain = self._gain = whitening(noise, self.plane)
         self.processes = processes
-        kept = torch.cat([torch.arange(own.start, own.stop) for own in (self.own(0), self.own(1))])
+        self._own = processes.share(self.half(0)), processes.share(self.half(1))
+        kept = torch.cat([torch.arange(own.start, own.stop) for own in self._own])
+        # where the coefficients of each of this process's images are stored
+        self._place = torch.full_like(self.order, -1)
+        self._place[kept] = torch.arange(len(kept))
         self._log, self._slices_at_once = log, SLICES_AT_ONCE
         lower = {self.grid.half_plane(limit).count for limit in bands if limit < band}
         ends = (*sorted(lower), self.plane.count)
@@ -137,18 +142,30 @@ class WhitenedImages:
             centred = centred * phase.conj().to(centred.dtype)
         return torch.view_as_real(centred) * self._gain[particles.group[rows]][..., None]
 
+    @property
+    def groups(self) -> int:
+        """Number of optics groups of the stack; some may have no image here."""
+        return len(self._gain)
+
     def half(self, which: int) -> range:
         """The images of a half-set."""
         return range(self.counts[0]) if which == 0 else range(self.counts[0], len(self))
 
     def own(self, which: int) -> range:
         """The images of a half-set that this process keeps."""
-        return self.processes.share(self.half(which))
+        return self._own[which]
 
-    def _place(self, image: int) -> int:
-        """Where the coefficients of one of this process's images are stored."""
-        a, b = self.own(0), self.own(1)
-        return image - a.start if image < self.counts[0] else len(a) + image - b.start
+    def subset(self, chosen: Bool[Tensor, " images"]) -> WhitenedImages:
+        """Some of the images, in the same order: their coefficients stay where they are, and with them who keeps them."""
+        part = copy.copy(self)
+        part.order, part.rotation, part.group = self.order[chosen], self.rotation[chosen], self.group[chosen]
+        part.optics = None if self.optics is None else self.optics[chosen]
+        part._place = self._place[chosen]
+        before = torch.cat((torch.zeros(1, dtype=torch.int64), chosen.cumsum(0))).tolist()
+        part.counts = before[self.counts[0]], before[-1] - before[self.counts[0]]
+        a, b = self._own
+        part._own = range(before[a.start], before[a.stop]), range(before[b.start], before[b.stop])
+        return part
 
     def set_noise(self, noise: Float[Tensor, "groups shells"]) -> None:
         """Whiten by another noise from here on; the stored values stay."""
@@ -196,9 +213,15 @@ class WhitenedImages:
         if isinstance(self._store, _File):
             length = size * max(1, READ_AT_ONCE // (size * count * STORED))
             pieces = [rows[first : first + length] for first in range(0, len(rows), length)]
-        places = ((piece, self._place(piece.start)) for piece in pieces if len(piece))
-        stored = ((piece, self._store.read(place, place + len(piece), count)) for piece, place in places)
+        stored = ((piece, self._stored(piece, count)) for piece in pieces if len(piece))
         return read_ahead(stored) if isinstance(self._store, _File) else stored
+
+    def _stored(self, rows: range, count: int) -> Tensor:
+        places = self._place[rows.start : rows.stop]
+        first, last = int(places[0]), int(places[-1])
+        if last - first == len(rows) - 1:  # in one run
+            return self._store.read(first, last + 1, count)
+        return self._store.chosen(places, count)
 
     def _halved(self, size: int, slices: int) -> int:
         """Half as many images at once, here and in all that follows. ``slices``: bytes of an image's slices."""
@@ -219,9 +242,7 @@ class WhitenedImages:
         self, rows: Int[Tensor, " batch"], count: int
     ) -> tuple[Float[Tensor, "batch coefficients 2"], Float[Tensor, "batch coefficients"]]:
         """Whitened values and transfer functions of any images that this process keeps, in the order asked for."""
-        a, b = self.own(0), self.own(1)
-        places = torch.where(rows < self.counts[0], rows - a.start, rows - b.start + len(a))
-        return self._prepared(self._store.chosen(places, count), rows, count)
+        return self._prepared(self._store.chosen(self._place[rows], count), rows, count)
 
     def kept(self, rows: Int[Tensor, " images"], which: int) -> Bool[Tensor, " images"]:
         """Which of some images of a half-set this process keeps."""
