@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,17 @@ def test_a_rigid_job_has_no_ensemble(rigid_job: Path) -> None:
     assert found.latent is None and not found.has_ensemble
     with pytest.raises(InputError, match="holds no ensemble, only one rigid map. Run frazil reconstruct with --preset"):
         found.ensemble()
+
+
+def test_a_state_is_opened_with_the_settings_of_its_job(ensemble_job: Path) -> None:
+    (ensemble_job / "job.toml").write_text('[reconstruct]\nsymmetry = "D2"\n')
+    state = ensemble_job / "outputs" / "component_001"
+    shutil.copytree(ensemble_job / "outputs", state)
+    (state / "metrics.jsonl").write_text('{"step": 1, "resolution": 12.5}\n')
+    found = read_reconstruction(state)
+    assert found.folder == found.outputs == state and found.has_ensemble
+    assert found.symmetry == read_reconstruction(ensemble_job).symmetry == "D2"
+    assert found.finest_resolution() == 12.5
 
 
 def test_what_is_no_job_is_refused(tmp_path: Path, ensemble_job: Path) -> None:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 class Config(JobConfig):
     """Settings of `frazil decode`."""
 
-    job: Path = argument("folder of a reconstruct job that holds an ensemble, or of a finished cryoDRGN run")
+    job: Path = argument(
+        "folder of a reconstruct job or of one of its discrete states, with an ensemble, or of a finished cryoDRGN run"
+    )
     latent: Path | None = setting(None, "latent points: .npy of shape (points, latent_dim), or text, a point per line")
     particles: Path | str | None = setting(
         None, "particles to decode: rows from 0, such as 0,4,10-12, or a file of rows"

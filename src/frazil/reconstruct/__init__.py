@@ -3,21 +3,24 @@
 The stack is backprojected into two half-maps with its CTF, whose Fourier shell correlation says how far the map can be
 believed. An ensemble is then learnt where one is asked for: a latent coordinate for every particle and a density for
 every latent coordinate. `--density basis` makes it of a few volumes, in two halves, in seconds to minutes; the number of
-latent coordinates is the one that images of the other half ask for, unless `--latent-dim` gives it. `--preset cryodrgn`
-makes it of a neural field.
+latent coordinates is the one that images of the other half ask for, unless `--latent-dim` gives it. Where molecules differ in
+composition, `--basis.components` sorts them into discrete states, and `--basis.within` learns how each of these moves.
+`--preset cryodrgn` makes it of a neural field.
 
 Several processes, on one machine or many, share the work where `torchrun` starts them.
 
     frazil reconstruct particles.star
     frazil reconstruct particles.star --symmetry O
     frazil reconstruct particles.star --density basis
+    frazil reconstruct particles.star --density basis --basis.components 4 --basis.within auto
     frazil reconstruct particles.star --latent-dim 4
     frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
     torchrun --nproc-per-node 4 -m frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
 
 Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
 mask.mrc, fsc.csv, particles.star (every input column kept) and report.html; with an ensemble also latent.npy (one row
-per row of the input), latent_covariance.npy, ensemble.safetensors and ensemble.json.
+per row of the input), latent_covariance.npy, ensemble.safetensors and ensemble.json. States that may move have a folder
+each, outputs/component_000 and so on, with all of these for its own particles; `frazil analyze` and `frazil decode` open it.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, under
-from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior, MixturePrior
+from frazil.inference.coefficient_posteriors import GaussianPrior
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
+from frazil.reconstruct.basis_state import BasisState
 from frazil.reconstruct.growth import Growth, grown, one_state, settled
 from frazil.reconstruct.linear import (
     Halves,
@@ -33,7 +33,7 @@ from frazil.reconstruct.linear import (
 )
 from frazil.reconstruct.marching import marching_bands
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
-from frazil.reconstruct.nonlinear import Manifold, manifold_of, on_manifold
+from frazil.reconstruct.nonlinear import manifold_of, on_manifold
 from frazil.reconstruct.states import Sorter, States, as_basis
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -58,83 +58,6 @@ FIRST_SCALE_SPREAD = 0.1
 CHECKPOINT_SECONDS = 30.0
 # the sphere that holds the molecule: radius and edge as shares of the box
 SPHERE, SPHERE_EDGE = 0.44, 0.05
-
-
-@final
-@dataclass(frozen=True)
-class BasisState:
-    """All that is known between two steps.
-
-    Attributes:
-        halves: volumes and contrasts. noise: power of a coefficient (optics groups, shells).
-        manifold: of the non-linear model. mixture: of discrete states, once they are weights of a basis.
-        share: of the images in each state while states are maps of their own, one for each volume of the halves.
-        whole: which of those states were found to be indivisible at this band.
-        evidence: mean log evidence per image after each pass. gains: what each number of directions explains of the images
-            of the other half, per image, with its standard error; empty before the choice.
-    """
-
-    halves: Halves
-    noise: Float[Tensor, "groups shells"]
-    manifold: Manifold | None = None
-    mixture: MixturePrior | None = None
-    share: Float[Tensor, " states"] | None = None
-    whole: Bool[Tensor, " states"] | None = None
-    evidence: tuple[float, ...] = ()
-    gains: tuple[tuple[float, float], ...] = ()
-
-    @property
-    def rigid(self) -> bool:
-        """Whether no direction was told."""
-        return bool(self.gains) and self.halves.a.shape[0] == 1
-
-    @property
-    def prior(self) -> CoefficientPrior:
-        """The prior of the weights in the model as it is."""
-        if self.manifold is not None:
-            return self.manifold.prior
-        return GaussianPrior() if self.mixture is None else self.mixture
-
-    def save(self, path: Path, done: int, metrics: str) -> None:
-        """Write the state after ``done`` steps, with the text of the metrics so far."""
-        tensors = {"a": self.halves.a, "b": self.halves.b, "scale": self.halves.scale, "noise": self.noise}
-        told: dict[str, Any] = {
-            "done": done,
-            "metrics": metrics,
-            "spread": self.halves.spread,
-            "evidence": self.evidence,
-        }
-        if self.manifold is not None:
-            names = ("positions", "metric", "functions", "share")
-            tensors |= under("manifold", {name: getattr(self.manifold, name) for name in names})
-            told["spacing"] = self.manifold.spacing
-        if self.mixture is not None:
-            tensors |= under("mixture", {name: getattr(self.mixture, name) for name in ("share", "mean", "spread")})
-        if self.share is not None and self.whole is not None:
-            tensors |= under("states", {"share": self.share, "whole": self.whole.to(torch.uint8)})
-        save_checkpoint(path, tensors, told | {"gains": self.gains})
-
-    @staticmethod
-    def load(path: Path) -> tuple[BasisState, int, str]:
-        """The state of a checkpoint, the number of steps done, and the text of the metrics."""
-        tensors, told = load_checkpoint(path)
-        manifold = None
-        if "spacing" in told:
-            kept = part("manifold", tensors)
-            manifold = Manifold(kept["positions"], kept["metric"], kept["functions"], kept["share"], told["spacing"])
-        kept = part("mixture", tensors)
-        mixture = MixturePrior(kept["share"], kept["mean"], kept["spread"]) if kept else None
-        kept = part("states", tensors)
-        share, whole = (kept["share"], kept["whole"].to(torch.bool)) if kept else (None, None)
-        halves = Halves(tensors["a"], tensors["b"], tensors["scale"], told["spread"])
-        gains = tuple((gain, error) for gain, error in told["gains"])
-        return (
-            BasisState(
-                halves, tensors["noise"], manifold, mixture, share, whole, evidence=tuple(told["evidence"]), gains=gains
-            ),
-            told["done"],
-            told["metrics"],
-        )
 
 
 @final

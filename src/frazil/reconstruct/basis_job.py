@@ -15,8 +15,9 @@ from frazil.data.stack import Particles
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.spectrum_table import table_layout
 from frazil.physics.noise import Noise
-from frazil.reconstruct.basis import BasisLearner, BasisState
+from frazil.reconstruct.basis import BasisLearner
 from frazil.reconstruct.basis_outputs import tell, write_gains, write_results
+from frazil.reconstruct.basis_state import BasisState
 from frazil.reconstruct.consensus import checked_mask, planned_memory
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maps import Consensus
@@ -63,13 +64,13 @@ def learn_basis(particles: Particles, consensus: Consensus, config: Config, job:
     told = partial(tell, job, job.metrics, grid)
     state = learner.learn(BasisState(halves, noise), job, job.metrics, told)
     write_gains(state, job.outputs, job.processes)
+    good, component = "no conformational change that both halves agree upon: one rigid structure", None
     if state.halves.a.shape[0] > 1:
         good, component = write_results(learner, state, job.outputs)
-    else:
-        good, component = "no conformational change that both halves agree upon: one rigid structure", None
     if config.basis.within == 0:
         return good, job.folder
-    component = torch.zeros(len(images), dtype=torch.int64) if component is None else component
+    if component is None:
+        good, component = "all particles are of one state", torch.zeros(len(images), dtype=torch.int64)
     motion, following = learn_within(learner, state, component, particles, config, job, sign=sign)
     return f"{good}; {motion}", following
 

@@ -13,7 +13,8 @@ from frazil.data.ensemble import save_ensemble
 from frazil.engine.files import write_npy, write_text
 from frazil.physics.basis import BasisEnsemble
 from frazil.physics.grid import Grid
-from frazil.reconstruct.basis import BasisLearner, BasisState
+from frazil.reconstruct.basis import BasisLearner
+from frazil.reconstruct.basis_state import BasisState
 from frazil.reconstruct.maximisation import resize_to
 
 if TYPE_CHECKING:

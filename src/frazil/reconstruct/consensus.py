@@ -95,7 +95,7 @@ def check(config: Config) -> None:
         raise InputError(
             "there is one state only, and motion within states needs several",
             where="--basis.within",
-            remedy="add --density basis --basis.components 2 or more, or leave it out",
+            remedy="add --density basis and --basis.components 2 or more, or leave it out",
         )
     if config.made_of == "field" and not config.latent_dim:
         raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")

@@ -48,13 +48,18 @@ def ensemble_sections(job: Job, seed: int) -> tuple[list[Section], dict[str, obj
     """
     table = job.outputs / "latent_coordinates.csv"
     choice = read_gains(table) if table.exists() else None
+    motion = motion_within(job)
     if not (job.outputs / "latent.npy").exists():
+        if motion is not None:
+            one = "The particles do not fall into several states: two maps explain them no better than one does."
+            return [Section("One state", one), motion], {"states": 1}
         return [rigid_section(job, choice)], {"what moves": "nothing"}
     ensemble = load_ensemble(job.outputs).to(job.device)
     found, spread = np.load(job.outputs / "latent.npy"), np.load(job.outputs / "latent_covariance.npy")
     membership = job.outputs / "component_probability.npy"
     if membership.exists():
         sections, keys = discrete_sections(job, ensemble, found, np.load(membership), seed)
+        sections += [] if motion is None else [motion]
     else:
         sections, keys = continuous_sections(job, ensemble, found, spread, choice, seed)
     if choice is not None:
@@ -170,6 +175,33 @@ def discrete_sections(
         )
         sections.append(worth)
     return sections, {"states": count, "particles placed with certainty": f"{certain:.0%}"}
+
+
+def motion_within(job: Job) -> Section | None:
+    """How each discrete state moves; None where that was not asked for."""
+    found = sorted(job.outputs.glob("component_*/particles.star"), key=lambda path: int(path.parent.name.split("_")[1]))
+    if not found:
+        return None
+    rows: list[Sequence[object]] = [("state", "latent coordinates", "best known to", "nats per image", "open it with")]
+    for folder in (path.parent for path in found):
+        count, known, gain = 0, None, None
+        if (folder / "latent.npy").exists():
+            latent, spread = np.load(folder / "latent.npy"), np.load(folder / "latent_covariance.npy")
+            count, known = latent.shape[1], f"{told_share(latent, spread).max():.0%}"
+        if (folder / "latent_coordinates.csv").exists():
+            gains, errors = read_gains(folder / "latent_coordinates.csv")
+            kept = min(count, len(gains) - 1)
+            gain = f"{gains[kept]:.3g} ± {errors[kept]:.1g}" if kept else None
+        command = f"frazil analyze {shlex.quote(str(folder))}"
+        rows.append((int(folder.name.split("_")[1]), count, known, gain, command))
+    section = Section(
+        "Motion within the states",
+        "What moves in each state, learnt from the images that most likely are of it and from no others. A state without"
+        " latent coordinates is rigid as far as its images can tell, or has too few of them. Nats per image say by how much"
+        " the motion explains an image of the other half better than one rigid map of the state does.",
+    )
+    section.tables.append(rows)
+    return section
 
 
 def population_table(

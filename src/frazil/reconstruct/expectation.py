@@ -113,7 +113,7 @@ class Pass:
             rotation = images.rotation[some]
             slices = gather_table(table, self.layout, rotation, self.plane, factor).flatten(1, 2)
             # volumes and image as rows: sums over coefficients run along memory
-            seen = torch.cat((slices.mT, values.reshape(len(values), 1, -1)), dim=1)
+            seen = torch.cat((slices.mT, values.flatten(1)[:, None]), dim=1)
             coarse = seen[..., :told]
             overlap = coarse @ coarse.mT
             gram, projection = overlap[:, :-1, :-1], overlap[:, :-1, -1]

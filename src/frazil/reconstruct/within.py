@@ -24,8 +24,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from frazil.data.stack import Particles
-from frazil.reconstruct.basis import BasisLearner, BasisState
+from frazil.reconstruct.basis import BasisLearner
 from frazil.reconstruct.basis_outputs import tell, write_gains, write_results
+from frazil.reconstruct.basis_state import BasisState
 from frazil.reconstruct.consensus import backproject_together, judge, write_outputs
 from frazil.reconstruct.linear import Halves
 
@@ -123,7 +124,8 @@ def moved(learner: BasisLearner, begun: BasisState, members: Particles, config: 
         a, b = backproject_together(members, members.grid, config.symmetry, job)
         if processes.first:
             write_outputs(folder, judge(a, b, config, members.grid, sign)[0], members)
-            learner.checkpoint(job).unlink(missing_ok=True)
+    if processes.first:
+        learner.checkpoint(job).unlink(missing_ok=True)
     latent = folder / "latent.npy"
     count = processes.from_first(lambda: np.load(latent, mmap_mode="r").shape[1] if latent.is_file() else 0)
     return Within(number, folder, len(learner.images), count)
