@@ -34,6 +34,8 @@ SETS = {
     "igg1d": "--set igg1d",
     "ribo16": "--set ribo16",
     "mix20": "--set mix --states 20",
+    "linear-1d, SNR 0.05": "--set linear-1d --snr 0.05",
+    "linear-1d, SNR 0.3": "--set linear-1d --snr 0.3",
     "rigid": "--set rigid",
     "noise": "--set rigid --snr 0",
 }
@@ -44,7 +46,7 @@ NETWORK = f"--train.encoder-width {WIDTH} --train.encoder-layers 3 --train.width
 
 def simulate(name: str, folder: Path, quick: bool) -> Path:
     """The simulate job of a set; one that is there already is used."""
-    job = folder / "data" / name
+    job = folder / "data" / name.replace(", SNR ", "-")
     words = f"simulate particles {SETS[name]} --size {'s' if quick else 'm'} --seed 1"
     measure.run([FRAZIL, *words.split(), "--out", job], folder, folder / "simulate.log")
     return job
@@ -266,7 +268,7 @@ def main() -> None:
             job = simulate(chosen, folder, options.quick)
             count = json.loads((job / "outputs/truth/truth.json").read_text())["particles"]
             for program in programs:
-                here = measure.fresh(Path(name) / f"{chosen}-{program.split()[-1]}")
+                here = measure.fresh(Path(name) / f"{chosen}-{program.split()[-1]}".replace(", SNR ", "-"))
                 run = PROGRAMS[program](chosen, job, here, options) | {"count": count, "machine": measure.machine()}
                 if isinstance(run.get("cost"), Cost):
                     run["cost"] = asdict(run["cost"])

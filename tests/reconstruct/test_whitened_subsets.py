@@ -29,6 +29,13 @@ def images(request: pytest.FixtureRequest, particles: Particles, tmp_path: Path)
     return WhitenedImages(particles, BAND, measured_noise(particles), sign=1, file=file)
 
 
+def neighbours(images: WhitenedImages, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coefficients and transfer functions of images that stand side by side, as a pass is given them."""
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    images.each(rows, images.plane.count, 3, lambda some, values, factor: found.append((values, factor)))
+    return torch.cat([values for values, _ in found]), torch.cat([factor for _, factor in found])
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_subset_has_the_coefficients_of_the_images_chosen(images: WhitenedImages, every: int) -> None:
     chosen = torch.arange(len(images)) % every == 0
@@ -40,7 +47,7 @@ def test_a_subset_has_the_coefficients_of_the_images_chosen(images: WhitenedImag
     for which in (0, 1):
         own = part.own(which)
         assert own == part.half(which)
-        values, seen = part.batch(own.start, own.stop, part.plane.count)
+        values, seen = neighbours(part, own)
         torch.testing.assert_close(values, expected[own.start : own.stop], rtol=0, atol=0)
         torch.testing.assert_close(seen, factor[own.start : own.stop], rtol=0, atol=0)
 
@@ -66,7 +73,7 @@ def test_each_image_of_a_subset_is_kept_by_the_process_that_read_it(particles: P
         own = part.subset(chosen).own(0)
         before = torch.nonzero(chosen)[:, 0][own.start : own.stop]
         assert bool(part.kept(before, 0).all())
-        found = part.subset(chosen).batch(own.start, own.stop, part.plane.count)
+        found = neighbours(part.subset(chosen), own)
         torch.testing.assert_close(found, part.chosen(before, part.plane.count), rtol=0, atol=0)
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # passes at the bands of the linear model, coarsest first; the rest get as many as the last
 LINEAR_PASSES = (12, 6, 3)
 # states divide at coarse bands, whose few voxels leave little to be wrong about
-FIRST_BAND_OF_STATES = 8
+FIRST_BAND_OF_STATES = 10
 # the number of directions is chosen, and the manifold drawn, at the second band
 PLACING_BANDS = 2
 # passes of the non-linear model at each band below the finest

@@ -188,10 +188,14 @@ class WhitenedImages:
         """Work on neighbours that this process keeps, a few at once: their rows, whitened values and transfer functions.
 
         Where memory is out, half as many are taken from there on. So work that fails must leave everything as it was.
+        Without any images there is one batch of none: what the work finds then has the right shapes.
 
         Args:
             count: of the coefficients looked at, lowest frequencies first. volumes: whose slices the work makes.
         """
+        if len(rows) == 0:
+            none = torch.zeros(0, dtype=torch.int64)
+            work(slice(rows.start, rows.start), *self.chosen(none, count))
         size = self.at_once(count, volumes)
         for run, stored in self._runs(rows, count, size):
             done = 0
