@@ -82,8 +82,9 @@ def run_frazil(flags: str) -> Callable[[str, Path, Path, argparse.Namespace], di
             words += f" --basis.components {COMPONENTS[name]}"
         out = folder / "job"
         cost = measure.run([FRAZIL, *words.split(), "--seed", "1", "--out", out], folder, folder / "reconstruct.log")
-        latent = np.load(out / "outputs" / "latent.npy")
-        return {"cost": cost, "latent_dim": latent.shape[1], "figures": evaluate(out, job, folder)}
+        latent = out / "outputs" / "latent.npy"  # a rigid molecule has none
+        dimensions = np.load(latent).shape[1] if latent.exists() else 0
+        return {"cost": cost, "latent_dim": dimensions, "figures": evaluate(out, job, folder)}
 
     return run
 
