@@ -33,7 +33,7 @@ from frazil.reconstruct.linear import (
 )
 from frazil.reconstruct.marching import marching_bands
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
-from frazil.reconstruct.nonlinear import manifold_of, on_manifold
+from frazil.reconstruct.nonlinear import MOST_VOLUMES, manifold_of, on_manifold
 from frazil.reconstruct.states import Sorter, States, as_basis
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -139,7 +139,11 @@ class BasisLearner:
     def _steps_of_states(self) -> list[tuple[str, Step]]:
         """States divide at the coarser bands and are sorted by the maps of both halves; at the finest, halves go apart."""
         bands = self.bands
-        steps: list[tuple[str, Step]] = [("one state", self._one_state)]
+        steps: list[tuple[str, Step]] = [("first directions", self._begin)]
+        steps += [(f"principal components to shell {bands[0]}", partial(self._linear, band=bands[0]))] * LINEAR_PASSES[
+            0
+        ]
+        steps.append(("one state", self._one_state))
         for number, band in enumerate(bands):
             if number > 0:
                 steps += [(f"states to shell {band}", partial(self._sort, band=band, together=True))] * SORTING_PASSES
@@ -275,7 +279,8 @@ class BasisLearner:
     def _begin(self, state: BasisState) -> BasisState:
         stage = self._stage(self.bands[0])
         halves = state.halves.resized(stage.box)
-        count = self.config.most_dimensions if self.latent_dim is None else self.latent_dim
+        tried = max(self.config.most_dimensions, min(self.config.components - 1, MOST_VOLUMES))
+        count = tried if self.latent_dim is None else self.latent_dim
         mask = self._mask(stage.box, 2)[1]
         spread = FIRST_SCALE_SPREAD if self.config.scale else 0.0
         begun = with_random_directions(halves, count, stage, mask, self.seed)
@@ -316,10 +321,14 @@ class BasisLearner:
         return Sorter(self.images, stage, mask, state.halves.spread, state.halves.scale)
 
     def _one_state(self, state: BasisState) -> BasisState:
-        halves = replace(state.halves, spread=FIRST_SCALE_SPREAD if self.config.scale else 0.0)
-        begun = one_state(self._sorter(replace(state, halves=halves), self._stage(self.bands[0])))
+        """All images in one state, with the latents that the linear model gives them."""
+        stage = self._stage(self.bands[0])
+        halves = state.halves.resized(stage.box)
+        found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
+        latent = torch.cat((found[0].first, found[1].first))[:, 1:]
+        begun = one_state(self._sorter(state, stage), latent)
         halves = replace(halves, a=begun.states.a, b=begun.states.b)
-        return replace(state, halves=halves, share=begun.states.share, whole=begun.whole)
+        return replace(state, halves=halves, share=begun.states.share, whole=begun.whole, placed=latent)
 
     def _divide(self, state: BasisState, *, band: int) -> BasisState:
         """A round of divisions; nothing happens once all states are whole."""
@@ -332,10 +341,10 @@ class BasisLearner:
         return self._grown(state, replace(growth, whole=torch.zeros_like(growth.whole)), sorter)
 
     def _growth(self, state: BasisState, band: int) -> tuple[Sorter, Growth]:
-        assert state.share is not None and state.whole is not None
+        assert state.share is not None and state.whole is not None and state.placed is not None
         stage = self._stage(band)
         halves = state.halves.resized(stage.box)
-        return self._sorter(state, stage), Growth(States(halves.a, halves.b, state.share), state.whole)
+        return self._sorter(state, stage), Growth(States(halves.a, halves.b, state.share), state.whole, state.placed)
 
     def _grown(self, state: BasisState, growth: Growth, sorter: Sorter) -> BasisState:
         halves = Halves(growth.states.a, growth.states.b, sorter.scale, sorter.spread)
@@ -345,7 +354,7 @@ class BasisLearner:
     def _as_basis(self, state: BasisState) -> BasisState:
         assert state.share is not None
         mixture, halves = as_basis(States(state.halves.a, state.halves.b, state.share), state.halves)
-        return replace(state, halves=halves, mixture=mixture, share=None, whole=None)
+        return replace(state, halves=halves, mixture=mixture, share=None, whole=None, placed=None)
 
     def _sharpen(self, state: BasisState, *, band: int, least: float = 0.0) -> BasisState:
         """A step of the volumes at a band, with the conformations placed by the coarse coefficients."""

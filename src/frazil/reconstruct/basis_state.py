@@ -25,7 +25,8 @@ class BasisState:
         halves: volumes and contrasts. noise: power of a coefficient (optics groups, shells).
         manifold: of the non-linear model. mixture: of discrete states, once they are weights of a basis.
         share: of the images in each state while states are maps of their own, one for each volume of the halves.
-        whole: which of those states were found to be indivisible at this band.
+        whole: which of those states were found to be indivisible at this band. placed: latents of all images in the linear
+            model, from which states divide.
         evidence: mean log evidence per image after each pass. gains: what each number of directions explains of the images
             of the other half, per image, with its standard error; empty before the choice.
     """
@@ -36,6 +37,7 @@ class BasisState:
     mixture: MixturePrior | None = None
     share: Float[Tensor, " states"] | None = None
     whole: Bool[Tensor, " states"] | None = None
+    placed: Float[Tensor, "images latent"] | None = None
     evidence: tuple[float, ...] = ()
     gains: tuple[tuple[float, float], ...] = ()
 
@@ -66,8 +68,9 @@ class BasisState:
             told["spacing"] = self.manifold.spacing
         if self.mixture is not None:
             tensors |= under("mixture", {name: getattr(self.mixture, name) for name in ("share", "mean", "spread")})
-        if self.share is not None and self.whole is not None:
-            tensors |= under("states", {"share": self.share, "whole": self.whole.to(torch.uint8)})
+        if self.share is not None and self.whole is not None and self.placed is not None:
+            kept = {"share": self.share, "whole": self.whole.to(torch.uint8), "placed": self.placed}
+            tensors |= under("states", kept)
         save_checkpoint(path, tensors, told | {"gains": self.gains})
 
     @staticmethod
@@ -81,12 +84,12 @@ class BasisState:
         kept = part("mixture", tensors)
         mixture = MixturePrior(kept["share"], kept["mean"], kept["spread"]) if kept else None
         kept = part("states", tensors)
-        share, whole = (kept["share"], kept["whole"].to(torch.bool)) if kept else (None, None)
+        states = (kept["share"], kept["whole"].to(torch.bool), kept["placed"]) if kept else (None, None, None)
         halves = Halves(tensors["a"], tensors["b"], tensors["scale"], told["spread"])
         gains = tuple((gain, error) for gain, error in told["gains"])
         return (
             BasisState(
-                halves, tensors["noise"], manifold, mixture, share, whole, evidence=tuple(told["evidence"]), gains=gains
+                halves, tensors["noise"], manifold, mixture, *states, evidence=tuple(told["evidence"]), gains=gains
             ),
             told["done"],
             told["metrics"],

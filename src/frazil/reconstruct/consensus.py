@@ -97,6 +97,12 @@ def check(config: Config) -> None:
             where="--basis.within",
             remedy="add --density basis and --basis.components 2 or more, or leave it out",
         )
+    if config.latent_dim is not None and config.made_of == "basis" and config.basis.components > 1:
+        raise InputError(
+            f"{config.latent_dim} latent coordinates were asked for, and {config.basis.components} discrete states",
+            where="--latent-dim",
+            remedy="leave it out: states bring their own coordinates; for motion within them give --basis.within",
+        )
     if config.made_of == "field" and not config.latent_dim:
         raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")
 

@@ -1,11 +1,12 @@
 """Where states come from: a state divides in two when its parts explain images better that they were not made of.
 
-Sorting into many states at once ends in whatever lies near the start. Sorting the images of one state into two is easy: from
-random memberships the strongest difference grows, soonest at a coarse band, which has few voxels to be wrong about. So states
-are grown from one that holds all images. Whether two maps are better than one is asked of every fourth image, which neither
-maps nor memberships have seen; that also says when there is nothing left to divide. (The other half-set would not do: images
-chosen for their likeness to a map carry its noise into their own average.) After every round all images are weighed anew
-between all states.
+Sorting into many states at once ends in whatever lies near the start. Sorting the images of one state into two is easy: it
+begins with two clusters in the latents of the linear model, which know differences that many states share; or with random
+memberships, from which the strongest difference grows, soonest at a coarse band, which has few voxels to be wrong about. So
+states are grown from one that holds all images. Whether two maps are better than one is asked of every fourth image, which
+neither maps nor memberships have seen; that also says when there is nothing left to divide. (The other half-set would not
+do: images chosen for their likeness to a map carry its noise into their own average.) After every round all images are
+weighed anew between all states.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from frazil.reconstruct.states import Members, Rows, Sorter, States
 # a division grows from a few images taken at random: so it finds small parts as well as halves. For as many passes it is held
 # at this share, then let go for some more; whichever explains the images kept back better is taken
 FIRST_SHARE, HELD_PASSES, FREE_PASSES = 0.12, 25, 20
-# random memberships that are tried before a state is called whole
-TRIES = 2
+# starts that are tried before a state is called whole: clusters of the linear latents, then random memberships
+TRIES = 3
 # see `Sorter.caution`: while a division grows, and those that are compared when it is judged
 CAUTION_IN_DIVIDING, CAUTIONS_IN_JUDGING = 1.5, (1.5, 3.0, 6.0)
 # standard errors by which two states must explain images better than one
-BETTER = 1.5
+BETTER = 1.0
 # one image in so many is kept back to judge
 KEPT_BACK = 4
 # passes over all images after a round
@@ -51,6 +52,7 @@ class Growth:
 
     states: States
     whole: Bool[Tensor, " states"]
+    latent: Float[Tensor, "images latent"]
     evidence: float | None = None
 
 
@@ -74,11 +76,11 @@ class Division:
         return self.gain > max(BETTER * self.error, WORTHWHILE)
 
 
-def one_state(sorter: Sorter) -> Growth:
-    """All images in one state."""
+def one_state(sorter: Sorter, latent: Float[Tensor, "images latent"]) -> Growth:
+    """All images in one state. ``latent``: of every image in the linear model."""
     rows = sorter.all_rows()
     states = sorter.averaged(rows, _members(rows, torch.zeros(len(sorter.images), dtype=torch.int64), 1))
-    return Growth(states, torch.zeros(1, dtype=torch.bool))
+    return Growth(states, torch.zeros(1, dtype=torch.bool), latent)
 
 
 def grown(sorter: Sorter, growth: Growth, most: int, seed: int) -> tuple[Growth, Sorter]:
@@ -95,7 +97,8 @@ def grown(sorter: Sorter, growth: Growth, most: int, seed: int) -> tuple[Growth,
     for state in torch.nonzero(~whole)[:, 0].tolist():
         own = _rows_of(rows, labels, state)
         for attempt in range(TRIES):
-            division = divided(sorter, own, seed + 1000 * state + 10 * states.count + attempt)
+            random = seed + 1000 * state + 10 * states.count + attempt
+            division = divided(sorter, own, None if attempt else growth.latent, random)
             if division is not None and division.clear:
                 found[state] = division
                 break
@@ -109,7 +112,7 @@ def grown(sorter: Sorter, growth: Growth, most: int, seed: int) -> tuple[Growth,
         labels[own[found[state].second]] = states.count + number
     whole = torch.cat((whole, torch.zeros(len(chosen), dtype=torch.bool)))
     begun = sorter.averaged(rows, _members(rows, labels, len(whole)))
-    return settled(sorter, Growth(begun, whole), SETTLING_PASSES)
+    return settled(sorter, Growth(begun, whole, growth.latent), SETTLING_PASSES)
 
 
 def settled(sorter: Sorter, growth: Growth, passes: int, *, together: bool = True) -> tuple[Growth, Sorter]:
@@ -121,18 +124,21 @@ def settled(sorter: Sorter, growth: Growth, passes: int, *, together: bool = Tru
     return replace(growth, states=states, evidence=evidence), sorter
 
 
-def divided(sorter: Sorter, rows: Rows, seed: int) -> Division | None:
-    """The images of one state in two, grown from random memberships; None where there are too few of them."""
+def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Division | None:
+    """The images of one state in two; None where one part has too few of them.
+
+    Args:
+        latent: of every image, to begin with two clusters of them; None to begin with random memberships from this seed.
+    """
     if min(len(half) for half in rows) < 2 * FEWEST_IMAGES:
         return None
     every = max(1, sum(len(half) for half in rows) // MOST_IMAGES)
     seen, unseen = _kept_back((rows[0][::every], rows[1][::every]))
-    drawn = torch.rand(sum(len(half) for half in seen), generator=torch.Generator().manual_seed(seed))
-    first = 3 * FIRST_SHARE * drawn.square()  # uneven, with the mean wanted
+    first = _random(seen, seed) if latent is None else _clusters(latent[torch.cat(seen)], seed)
     careful = replace(sorter, caution=CAUTION_IN_DIVIDING)
     divisions, held = [], torch.tensor([1 - FIRST_SHARE, FIRST_SHARE])
     two = careful.averaged(seen, _split(seen, torch.stack((1 - first, first), dim=1)))
-    for passes, share in ((HELD_PASSES, held), (FREE_PASSES, None)):
+    for passes, share in ((HELD_PASSES if latent is None else 0, held), (FREE_PASSES, None)):
         for _ in range(passes):
             two, _, _, _ = careful.step(two if share is None else replace(two, share=share), seen, together=True)
         for caution in CAUTIONS_IN_JUDGING:
@@ -150,6 +156,19 @@ def _kept_back(rows: Rows) -> tuple[Rows, Rows]:
     """Images to learn from and images to judge by; neighbours in this order look from nearly the same side."""
     kept = [torch.arange(len(half)) % KEPT_BACK == KEPT_BACK - 1 for half in rows]
     return (rows[0][~kept[0]], rows[1][~kept[1]]), (rows[0][kept[0]], rows[1][kept[1]])
+
+
+def _random(rows: Rows, seed: int) -> Float[Tensor, " images"]:
+    """Uneven memberships of a few images."""
+    drawn = torch.rand(sum(len(half) for half in rows), generator=torch.Generator().manual_seed(seed))
+    return 3 * FIRST_SHARE * drawn.square()
+
+
+def _clusters(latent: Float[Tensor, "images latent"], seed: int) -> Float[Tensor, " images"]:
+    from sklearn.cluster import KMeans
+
+    labels = KMeans(2, n_init=4, random_state=seed).fit(latent.numpy()).labels_  # type: ignore[arg-type]
+    return torch.from_numpy(labels).to(torch.float32)
 
 
 def _split(rows: Rows, members: Tensor) -> Members:
