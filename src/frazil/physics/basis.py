@@ -172,7 +172,8 @@ class BasisEnsemble(Ensemble):
             curvature = slope.T @ gram @ slope
             damping = 1e-3 * curvature.diagonal().mean() * torch.eye(len(latent)).to(gram)
             gap = self.coefficients(latent[None])[0] - best
-            moved = latent - torch.linalg.solve(curvature + damping, slope.T @ (gram @ gap))
+            # far from where it changes the function may be flat: no step then, and no matrix to invert
+            moved = latent - torch.linalg.pinv(curvature + damping) @ (slope.T @ (gram @ gap))
             if float(distance(moved)) >= float(distance(latent)):
                 break
             latent = moved

@@ -30,6 +30,8 @@ TRIES = 3
 CAUTION_IN_DIVIDING, CAUTIONS_IN_JUDGING = 1.5, (1.5, 3.0, 6.0)
 # standard errors by which two states must explain images better than one
 BETTER = 1.0
+# starts of the search for clusters
+CLUSTER_STARTS = 20
 # one image in so many is kept back to judge
 KEPT_BACK = 4
 # passes over all images after a round
@@ -115,6 +117,27 @@ def grown(sorter: Sorter, growth: Growth, most: int, seed: int) -> tuple[Growth,
     return settled(sorter, Growth(begun, whole, growth.latent), SETTLING_PASSES)
 
 
+def clustered(sorter: Sorter, growth: Growth, count: int, seed: int) -> tuple[Growth, Sorter]:
+    """The states so far, or as many clusters of the linear latents as are asked for: whichever explains unseen images better.
+
+    Molecules that differ much are told apart by the latents at once, and dividing them step by step may fail.
+    """
+    rows = sorter.all_rows()
+    labels = [_labels(sorter, growth.states), _clusters(growth.latent, count, seed)]
+    seen, unseen = _kept_back(rows)
+    evidence = []
+    for those in labels:
+        states = sorter.averaged(seen, _members(seen, those, int(those.max()) + 1))
+        for _ in range(SETTLING_PASSES):
+            states, _, _, _ = sorter.step(states, seen, together=True)
+        evidence.append(float(sorter.weighed(sorter.tables(states, together=True), states.share, unseen)[1].mean()))
+    if evidence[1] <= evidence[0]:
+        return growth, sorter
+    begun = sorter.averaged(rows, _members(rows, labels[1], count))
+    whole = torch.zeros(count, dtype=torch.bool)
+    return settled(sorter, Growth(begun, whole, growth.latent), SETTLING_PASSES)
+
+
 def settled(sorter: Sorter, growth: Growth, passes: int, *, together: bool = True) -> tuple[Growth, Sorter]:
     """Some passes over all images, see `Sorter.step`."""
     rows = sorter.all_rows()
@@ -134,7 +157,7 @@ def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Div
         return None
     every = max(1, sum(len(half) for half in rows) // MOST_IMAGES)
     seen, unseen = _kept_back((rows[0][::every], rows[1][::every]))
-    first = _random(seen, seed) if latent is None else _clusters(latent[torch.cat(seen)], seed)
+    first = _random(seen, seed) if latent is None else _clusters(latent[torch.cat(seen)], 2, seed).to(torch.float32)
     careful = replace(sorter, caution=CAUTION_IN_DIVIDING)
     divisions, held = [], torch.tensor([1 - FIRST_SHARE, FIRST_SHARE])
     two = careful.averaged(seen, _split(seen, torch.stack((1 - first, first), dim=1)))
@@ -164,11 +187,11 @@ def _random(rows: Rows, seed: int) -> Float[Tensor, " images"]:
     return 3 * FIRST_SHARE * drawn.square()
 
 
-def _clusters(latent: Float[Tensor, "images latent"], seed: int) -> Float[Tensor, " images"]:
+def _clusters(latent: Float[Tensor, "images latent"], count: int, seed: int) -> Int[Tensor, " images"]:
     from sklearn.cluster import KMeans
 
-    labels = KMeans(2, n_init=4, random_state=seed).fit(latent.numpy()).labels_  # type: ignore[arg-type]
-    return torch.from_numpy(labels).to(torch.float32)
+    found = KMeans(min(count, len(latent)), n_init=CLUSTER_STARTS, random_state=seed).fit(latent.numpy())  # type: ignore[arg-type]
+    return torch.from_numpy(found.labels_).to(torch.int64)
 
 
 def _split(rows: Rows, members: Tensor) -> Members:
