@@ -10,6 +10,7 @@ from frazil.numerics.slices import extract_slices, padded_spectrum
 from frazil.numerics.spectrum_table import (
     complete_axis_plane,
     gather_table,
+    scatter_shares,
     scatter_table,
     shell_means,
     symmetrise_table,
@@ -69,6 +70,25 @@ def test_the_twins_of_gather_and_scatter_agree_with_the_compiled_loops(box, volu
     values = (compiled * signs)[..., None, :, :] * weight[..., None, None]
     spread.index_add_(0, index.reshape(-1), values.reshape(-1, *table.shape[1:]))
     torch.testing.assert_close(scattered, spread, atol=1e-3 * float(spread.abs().max()), rtol=1e-3)
+
+
+@BOXES
+def test_images_are_added_to_each_table_in_their_share_as_one_by_one(box):
+    _, plane, layout, rotation, factor = some(box)
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(len(factor), plane.count, 2, generator=generator)
+    share = torch.rand(len(factor), 3, 2, generator=generator)
+    share[:, 1] = 0
+    sums = torch.zeros(3, layout.count, 2, 2)
+    scatter_shares(values, layout, rotation, plane, factor, share, sums)
+    for table in range(3):
+        alone = torch.zeros(layout.count, 2, 2)
+        both = torch.zeros(len(factor), plane.count, 2, 2)
+        both[..., 0] = values * share[:, table, :1, None]
+        both[:, :, 0, 1] = factor * share[:, table, 1:]
+        scatter_table(both, layout, rotation, plane, factor, alone)
+        torch.testing.assert_close(sums[table], alone, atol=1e-5 * float(sums.abs().max()), rtol=1e-4)
+    assert not bool(sums[1].any())
 
 
 @pytest.mark.gpu

@@ -132,6 +132,7 @@ def _star_without(star: Path, target: Path, columns: tuple[str, ...]) -> Path:
         (("--symmetry", "X7"), "is not a point group"),
         (("--density", "voxels", "--latent-dim", 4), "add --preset cryodrgn"),
         (("--density", "field"), "needs a latent coordinate"),
+        (("--latent-dim", 2, "--density", "basis", "--basis.components", 3), "states bring their own coordinates"),
         (("--latent-dim", -1), "greater than or equal to 0"),
         (("--mask", "nowhere.mrc"), "nowhere.mrc"),
         (("--preset", "cryodragon"), "did you mean cryodrgn"),

@@ -1,0 +1,163 @@
+"""Discrete states: their maps are averages of their own images, and they divide when images that were kept back say so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from frazil.data.mrc import write_stack
+from frazil.data.particle_star import write_new_particles_star
+from frazil.data.stack import read_particles
+from frazil.numerics.fourier import coefficients_to_images
+from frazil.numerics.masks import soft_sphere
+from frazil.physics.density import Voxels
+from frazil.physics.grid import Grid
+from frazil.physics.microscope import Microscope
+from frazil.physics.optics import Optics
+from frazil.physics.pose import Pose
+from frazil.reconstruct.growth import clustered, divided, grown, one_state, settled
+from frazil.reconstruct.linear import Halves
+from frazil.reconstruct.maximisation import Stage
+from frazil.reconstruct.states import Rows, Sorter, States, as_basis, functions_of_states
+from frazil.reconstruct.whitened import WhitenedImages
+
+COUNT, NOISE = 320, 0.6
+
+
+def molecules(box: int) -> Tensor:
+    """Two that differ in one lobe of six."""
+    generator = torch.Generator().manual_seed(5)
+    places = (torch.rand(6, 3, generator=generator) - 0.5) * 0.5 * box
+    axis = torch.arange(box, dtype=torch.float32) - box // 2
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    lobes = torch.stack([torch.exp(-(points - place).square().sum(-1) / 8) for place in places])
+    return torch.stack((lobes.sum(0), lobes[1:].sum(0)))
+
+
+def sorter(folder: Path, box: int, *, alike: bool = False, contrast: float = 0.0) -> tuple[Sorter, Tensor, Tensor]:
+    """Images of both molecules in turn, with known poses and optics; the truth in working order, and the contrast."""
+    generator = torch.Generator().manual_seed(box)
+    grid, star = Grid(box, 4.0), folder / "two.star"
+    state = torch.arange(COUNT) // 2 % 2
+    half_set = torch.arange(COUNT) % 2
+    pose = Pose.random(COUNT, 4.0, generator)
+    optics = Optics.make(
+        voltage=300.0, cs=2.7, amplitude_contrast=0.1, defocus_u=8000 + 9000 * torch.rand(COUNT, generator=generator),
+        dtype=torch.float32,
+    )  # fmt: skip
+    volumes = molecules(box)
+    seen = [Microscope(Voxels(volumes[0 if alike else which], grid)).image(pose, optics, grid) for which in (0, 1)]
+    clean = coefficients_to_images(torch.where(state[:, None] == 0, seen[0], seen[1]), grid.half_plane())
+    size = 1 + contrast * torch.randn(COUNT, generator=generator)
+    spread = clean.std() / NOISE**0.5
+    images = clean * size[:, None, None] + spread * torch.randn(clean.shape, generator=generator)
+    write_stack(folder / "two.mrcs", images / spread, grid.pixel_size)
+    write_new_particles_star(star, folder / "two.mrcs", grid, pose=pose, optics=optics, half_set=half_set)
+    noise = torch.full((1, box // 2 + 1), float(box**2))
+    whitened = WhitenedImages(read_particles(star), min(8, grid.last_shell), noise, sign=1.0)
+    stage = Stage.of(whitened, whitened.plane.band, "C1")
+    mask = soft_sphere(stage.box, 0.44 * stage.box, 1.5).expand(2, *(stage.box,) * 3)
+    found = Sorter(whitened, stage, mask, 0.1 if contrast else 0.0, torch.ones(COUNT, 2))
+    return found, state[whitened.order], size[whitened.order]
+
+
+def members(rows: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
+    hot = torch.nn.functional.one_hot(labels, 2).float()
+    return hot[rows[0]], hot[rows[1]]
+
+
+def agreement(labels: Tensor, truth: Tensor) -> float:
+    """Share of images sorted right, whichever name a state has."""
+    right = float((labels == truth).float().mean())
+    return max(right, 1 - right)
+
+
+@pytest.mark.parametrize("box", [24, 25])
+def test_the_map_of_a_state_is_that_of_its_images(box: int, tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, box)
+    rows = found.all_rows()
+    states = found.averaged(rows, members(rows, truth))
+    states, _, _, _ = found.step(states, rows, together=True)
+    difference = (states.a[0] + states.b[0] - states.a[1] - states.b[1]).flatten()
+    true = found.stage.tables((molecules(box)[:1], molecules(box)[1:]))
+    table = found.stage.tables((states.a[:1] + states.b[:1], states.a[1:] + states.b[1:]))
+    gap, wanted = (table[0] - table[1]).flatten(), (true[0] - true[1]).flatten()
+    assert float(torch.corrcoef(torch.stack((gap, wanted)))[0, 1]) > 0.8
+    assert float(difference.abs().max()) > 0
+    torch.testing.assert_close(states.share, torch.tensor([0.5, 0.5]), atol=0.05, rtol=0)
+
+
+def test_two_molecules_divide_from_random_memberships(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24)
+    division = divided(found, found.all_rows(), None, 3)
+    assert division is not None and division.clear
+    assert agreement(division.second.long(), truth) > 0.95
+
+
+def test_images_of_one_molecule_stay_one_state(tmp_path: Path) -> None:
+    found, _, _ = sorter(tmp_path, 24, alike=True)
+    growth, _ = grown(found, one_state(found, torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(1))), 4, 1)
+    assert growth.states.count == 1 and bool(growth.whole.all())
+
+
+def test_states_do_not_exceed_the_number_asked_for(tmp_path: Path) -> None:
+    found, _, _ = sorter(tmp_path, 24)
+    alone = one_state(found, torch.zeros(COUNT, 1))
+    assert grown(found, alone, 1, 1)[0] is alone
+
+
+def test_clusters_are_taken_where_they_explain_unseen_images_better(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24)
+    right, wrong = truth[:, None].float(), torch.randn(COUNT, 1, generator=torch.Generator().manual_seed(2))
+    assert clustered(found, one_state(found, right), 2, 0)[0].states.count == 2
+    assert clustered(found, one_state(found, wrong), 1, 0)[0].states.count == 1
+
+
+def test_the_contrast_of_images_is_measured(tmp_path: Path) -> None:
+    found, truth, size = sorter(tmp_path, 24, contrast=0.25)
+    rows = found.all_rows()
+    growth = one_state(found, torch.zeros(COUNT, 1))
+    states = found.averaged(rows, members(rows, truth))
+    states, _, found, _ = found.step(states, rows, together=True)
+    for _ in range(3):
+        states, _, found, _ = found.step(states, rows, together=True)
+    assert abs(found.spread - 0.25) < 0.06
+    assert float(torch.corrcoef(torch.stack((found.scale[:, 0], size)))[0, 1]) > 0.8
+    assert growth.states.count == 1
+
+
+def test_contrast_that_does_not_vary_is_found_not_to(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24, contrast=1e-6)
+    rows = found.all_rows()
+    states = found.averaged(rows, members(rows, truth))
+    for _ in range(3):
+        states, _, found, _ = found.step(states, rows, together=True)
+    assert found.spread < 0.06
+
+
+def test_functions_of_states_are_orthonormal_under_the_share() -> None:
+    share = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    functions = functions_of_states(share)
+    assert functions.shape == (4, 3)
+    torch.testing.assert_close(share @ functions, torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close((functions * share[:, None]).T @ functions, torch.eye(3), atol=1e-5, rtol=0)
+
+
+def test_states_are_found_again_in_their_basis() -> None:
+    maps = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(4))
+    states = States(maps, 2 * maps, torch.tensor([0.6, 0.3, 0.1]))
+    mixture, halves = as_basis(states, Halves(maps, maps, torch.ones(5, 2), 0.0))
+    for state in range(3):
+        again = halves.a[0] + torch.tensordot(mixture.mean[state], halves.a[1:], 1)
+        torch.testing.assert_close(again, maps[state], atol=1e-4, rtol=1e-4)
+
+
+def test_settling_goes_on_from_where_states_are(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24)
+    rows = found.all_rows()
+    alone = one_state(found, truth[:, None].float())
+    growth, _ = clustered(found, alone, 2, 0)
+    after, _ = settled(found, growth, 1, together=False)
+    assert after.evidence is not None and after.states.count == 2
+    assert sum(len(half) for half in rows) == COUNT
