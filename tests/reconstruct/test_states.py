@@ -1,5 +1,6 @@
 """Discrete states: their maps are averages of their own images, and they divide when images that were kept back say so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from frazil.physics.grid import Grid
 from frazil.physics.microscope import Microscope
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
-from frazil.reconstruct.growth import clustered, divided, grown, one_state, settled
+from frazil.reconstruct.growth import clustered, divided, grown, joined, one_state, settled
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maximisation import Stage
 from frazil.reconstruct.states import Rows, Sorter, States, as_basis, functions_of_states
@@ -112,6 +113,15 @@ def test_clusters_are_taken_where_they_explain_unseen_images_better(tmp_path: Pa
     right, wrong = truth[:, None].float(), torch.randn(COUNT, 1, generator=torch.Generator().manual_seed(2))
     assert clustered(found, one_state(found, right), 2, 0)[0].states.count == 2
     assert clustered(found, one_state(found, wrong), 1, 0)[0].states.count == 1
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_states_that_images_do_not_tell_apart_become_one(tmp_path: Path, alike: bool) -> None:
+    found, truth, _ = sorter(tmp_path, 24, alike=alike)
+    rows = found.all_rows()
+    states = found.averaged(rows, members(rows, truth))
+    before = replace(one_state(found, truth[:, None].float()), states=states, whole=torch.zeros(2, dtype=torch.bool))
+    assert joined(found, before)[0].states.count == (1 if alike else 2)
 
 
 def test_the_contrast_of_images_is_measured(tmp_path: Path) -> None:

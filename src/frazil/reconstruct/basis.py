@@ -21,7 +21,7 @@ from frazil.inference.coefficient_posteriors import GaussianPrior
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
 from frazil.reconstruct.basis_state import BasisState
-from frazil.reconstruct.growth import Growth, clustered, grown, one_state, settled
+from frazil.reconstruct.growth import Growth, clustered, grown, joined, one_state, settled
 from frazil.reconstruct.linear import (
     Halves,
     dimensions_told,
@@ -149,8 +149,8 @@ class BasisLearner:
                 steps += [(f"states to shell {band}", partial(self._sort, band=band, together=True))] * SORTING_PASSES
             if number < PLACING_BANDS:
                 steps += [(f"states divided at shell {band}", partial(self._divide, band=band))] * DIVIDING_ROUNDS
-            if number == 0:
-                steps.append(("states or clusters", partial(self._cluster, band=band)))
+                what, step = ("states or clusters", self._cluster) if number == 0 else ("states joined", self._join)
+                steps.append((what, partial(step, band=band)))
         finest = partial(self._sort, band=bands[-1], together=False)
         steps += [(f"states to shell {bands[-1]}", finest)] * self.config.passes
         steps.append(("states side by side", self._as_basis))
@@ -338,6 +338,9 @@ class BasisLearner:
 
     def _cluster(self, state: BasisState, *, band: int) -> BasisState:
         return self._grown(state, *clustered(*self._growth(state, band), self.config.components, self.seed))
+
+    def _join(self, state: BasisState, *, band: int) -> BasisState:
+        return self._grown(state, *joined(*self._growth(state, band)))
 
     def _sort(self, state: BasisState, *, band: int, together: bool) -> BasisState:
         sorter, growth = self._growth(state, band)

@@ -19,7 +19,7 @@ class BasisConfig(StageConfig):
     )
     components: int = setting(
         1,
-        "discrete states, such as molecules of different composition; the latent then has one coordinate less than states",
+        "most discrete states, such as molecules of different composition; there are as many as the images tell apart",
         ge=1,
     )
     within: int | Literal["auto"] = setting(

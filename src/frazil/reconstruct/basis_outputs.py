@@ -39,6 +39,8 @@ def tell(job: Job, metrics: Metrics, grid: Grid, name: str, state: BasisState) -
         for count, (gain, error) in enumerate(state.gains):
             job.log(f"{count} latent coordinates: {gain:+.3f} ± {error:.3f} nats per image of the other half")
         job.log(f"latent coordinates kept: {state.halves.a.shape[0] - 1}")
+    if name == "states side by side":
+        job.log(f"{state.halves.a.shape[0]} states are told apart by the images")
     if name == "landmarks":
         job.log(f"{state.halves.a.shape[0] - 1} directions of change along the motion")
 

@@ -138,6 +138,32 @@ def clustered(sorter: Sorter, growth: Growth, count: int, seed: int) -> tuple[Gr
     return settled(sorter, Growth(begun, whole, growth.latent), SETTLING_PASSES)
 
 
+def joined(sorter: Sorter, growth: Growth) -> tuple[Growth, Sorter]:
+    """States that unseen images do not tell from their nearest neighbour become one with it."""
+    rows, labels = sorter.all_rows(), _labels(sorter, growth.states)
+    taken: set[int] = set()
+    for one, other in _alike(sorter, growth.states):
+        if {one, other} & taken:
+            continue
+        both = _rows_of(rows, torch.where(labels == other, one, labels), one)
+        seen, unseen = _kept_back(both)
+        second = (labels[torch.cat(seen)] == other).to(torch.float32)
+        two = sorter.averaged(seen, _split(seen, torch.stack((1 - second, second), dim=1)))
+        for _ in range(SETTLING_PASSES):
+            two, _, _, _ = sorter.step(two, seen, together=True)
+        if not _judged(sorter, both, unseen, two).clear:
+            labels = torch.where(labels == other, one, labels)
+            taken |= {one, other}
+    if not taken:
+        return growth, sorter
+    labels = torch.unique(labels, return_inverse=True)[1]
+    count = int(labels.max()) + 1
+    begun = Growth(
+        sorter.averaged(rows, _members(rows, labels, count)), torch.zeros(count, dtype=torch.bool), growth.latent
+    )
+    return settled(sorter, begun, SETTLING_PASSES)
+
+
 def settled(sorter: Sorter, growth: Growth, passes: int, *, together: bool = True) -> tuple[Growth, Sorter]:
     """Some passes over all images, see `Sorter.step`."""
     rows = sorter.all_rows()
@@ -207,6 +233,21 @@ def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States) -> Division:
     better = sorter.weighed(of_two, two.share, unseen)[1] - of_one
     members, _ = sorter.weighed(of_two, two.share, rows)
     return Division(float(better.mean()), float(better.std()) / len(better) ** 0.5, torch.cat(members)[:, 1] > 0.5)
+
+
+def _alike(sorter: Sorter, states: States) -> list[tuple[int, int]]:
+    """For each state the one that images can least tell from it, by the power of their difference where it is seen."""
+    if states.count == 1:
+        return []
+    table = sorter.tables(states, together=True)[0]
+    covered = (sorter.stage.coverage[0] + sorter.stage.coverage[1])[:, None, None]
+    flat = (table * covered.sqrt()).flatten(0, 1).to(torch.float64)
+    gram = flat.T @ flat
+    apart = gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
+    apart.fill_diagonal_(torch.inf)
+    nearest = apart.min(1)
+    pairs = {(min(pair), max(pair)): float(nearest.values[pair[0]]) for pair in enumerate(nearest.indices.tolist())}
+    return sorted(pairs, key=lambda pair: pairs[pair])
 
 
 def _labels(sorter: Sorter, states: States) -> Int[Tensor, " images"]:
