@@ -208,16 +208,18 @@ def time_to_quality(runs: dict[str, dict[str, Any]]) -> list[str]:
         if other is None:
             continue
         target = other["figures"]["images"]["fsc_auc"]["mean"]
-        wall = other["cost"]["wall"]
+        wall, cpu = other["cost"]["wall"], other["cost"]["cpu"]
         passed = [
-            (of_set[program]["cost"]["wall"], program)
+            (of_set[program]["cost"]["wall"], of_set[program]["cost"]["cpu"], program)
             for program in PASSED_IN
             if program in of_set and of_set[program]["figures"]["images"]["fsc_auc"]["mean"] >= target
         ]
         if passed:
-            seconds, program = min(passed)
-            lines.append(f"{name}: {program} passes cryodrgn's {target:.4f} in {seconds:.0f} s of its {wall:.0f} s: "
-                         f"1/{wall / seconds:.0f}")  # fmt: skip
+            seconds, work, program = min(passed)
+            lines.append(
+                f"{name}: {program} passes cryodrgn's {target:.4f} in {seconds:.0f} s of its {wall:.0f} s, "
+                f"1/{wall / seconds:.0f}; in CPU seconds {work:.0f} of {cpu:.0f}, 1/{cpu / work:.0f}"
+            )
         elif any(program in of_set for program in PASSED_IN):
             lines.append(f"{name}: frazil does not reach cryodrgn's {target:.4f} ({wall:.0f} s)")
     return lines
