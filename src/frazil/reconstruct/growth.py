@@ -30,6 +30,8 @@ TRIES = 3
 CAUTION_IN_DIVIDING, CAUTIONS_IN_JUDGING = 1.5, (1.5, 3.0, 6.0)
 # standard errors by which two states must explain images better than one
 BETTER = 1.0
+# log likelihood of an image below which two states become one: less than lets a state divide, so that nothing goes to and fro
+HARDLY = 0.005
 # starts of the search for clusters
 CLUSTER_STARTS = 20
 # one image in so many is kept back to judge
@@ -151,7 +153,12 @@ def joined(sorter: Sorter, growth: Growth) -> tuple[Growth, Sorter]:
         two = sorter.averaged(seen, _split(seen, torch.stack((1 - second, second), dim=1)))
         for _ in range(SETTLING_PASSES):
             two, _, _, _ = sorter.step(two, seen, together=True)
-        if not _judged(sorter, both, unseen, two).clear:
+        gains: list[float] = []
+        for caution in CAUTIONS_IN_JUDGING:
+            judge = replace(sorter, caution=caution)
+            shrunk, _, _, _ = judge.step(two, seen, together=True)
+            gains.append(_judged(judge, both, unseen, shrunk).gain)
+        if max(gains) < HARDLY:
             labels = torch.where(labels == other, one, labels)
             taken |= {one, other}
     if not taken:
