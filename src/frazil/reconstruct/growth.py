@@ -31,7 +31,7 @@ CAUTION_IN_DIVIDING, CAUTIONS_IN_JUDGING = 1.5, (1.5, 3.0, 6.0)
 # standard errors by which two states must explain images better than one
 BETTER = 1.0
 # log likelihood of an image below which two states become one: less than lets a state divide, so that nothing goes to and fro
-HARDLY = 0.005
+HARDLY = 0.01
 # starts of the search for clusters
 CLUSTER_STARTS = 20
 # one image in so many is kept back to judge
