@@ -140,9 +140,8 @@ class BasisLearner:
         """States divide at the coarser bands and are sorted by the maps of both halves; at the finest, halves go apart."""
         bands = self.bands
         steps: list[tuple[str, Step]] = [("first directions", self._begin)]
-        steps += [(f"principal components to shell {bands[0]}", partial(self._linear, band=bands[0]))] * LINEAR_PASSES[
-            0
-        ]
+        linear = partial(self._linear, band=bands[0])
+        steps += [(f"principal components to shell {bands[0]}", linear)] * LINEAR_PASSES[0]
         steps.append(("one state", self._one_state))
         for number, band in enumerate(bands):
             if number > 0:

@@ -50,8 +50,8 @@ class Growth:
     """States on their way.
 
     Attributes:
-        states: with their maps. whole: those that no division was found for at this band. evidence: mean log evidence of an
-            image, None before the first pass.
+        states: with their maps. whole: those that no division was found for at this band. latent: of every image in the
+            linear model. evidence: mean log evidence of an image, None before the first pass.
     """
 
     states: States
@@ -153,12 +153,7 @@ def joined(sorter: Sorter, growth: Growth) -> tuple[Growth, Sorter]:
         two = sorter.averaged(seen, _split(seen, torch.stack((1 - second, second), dim=1)))
         for _ in range(SETTLING_PASSES):
             two, _, _, _ = sorter.step(two, seen, together=True)
-        gains: list[float] = []
-        for caution in CAUTIONS_IN_JUDGING:
-            judge = replace(sorter, caution=caution)
-            shrunk, _, _, _ = judge.step(two, seen, together=True)
-            gains.append(_judged(judge, both, unseen, shrunk).gain)
-        if max(gains) < HARDLY:
+        if _at_best(sorter, both, seen, unseen, two).gain < HARDLY:
             labels = torch.where(labels == other, one, labels)
             taken |= {one, other}
     if not taken:
@@ -197,10 +192,7 @@ def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Div
     for passes, share in ((HELD_PASSES if latent is None else 0, held), (FREE_PASSES, None)):
         for _ in range(passes):
             two, _, _, _ = careful.step(two if share is None else replace(two, share=share), seen, together=True)
-        for caution in CAUTIONS_IN_JUDGING:
-            judge = replace(sorter, caution=caution)
-            shrunk, _, _, _ = judge.step(two, seen, together=True)
-            divisions.append(_judged(judge, rows, unseen, shrunk))
+        divisions.append(_at_best(sorter, rows, seen, unseen, two))
     division = max(divisions, key=lambda division: division.gain)
     for half in _split(rows, division.second):
         if min(int(half.sum()), int((~half).sum())) < FEWEST_IMAGES:
@@ -230,6 +222,16 @@ def _clusters(latent: Float[Tensor, "images latent"], count: int, seed: int) -> 
 def _split(rows: Rows, members: Tensor) -> Members:
     a, b = members.split([len(rows[0]), len(rows[1])])
     return a, b
+
+
+def _at_best(sorter: Sorter, rows: Rows, seen: Rows, unseen: Rows, two: States) -> Division:
+    """Two states, judged with their difference shrunk as far as is best for them."""
+
+    def judged(caution: float) -> Division:
+        judge = replace(sorter, caution=caution)
+        return _judged(judge, rows, unseen, judge.step(two, seen, together=True)[0])
+
+    return max((judged(caution) for caution in CAUTIONS_IN_JUDGING), key=lambda division: division.gain)
 
 
 def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States) -> Division:

@@ -128,21 +128,22 @@ class Sorter:
     @property
     def shells(self) -> int:
         """Number of shells of a table."""
-        return int(self.stage.layout.shell.round().max()) + 1
+        return int(self.stage.layout.nearest_shell.max()) + 1
 
     def all_rows(self) -> Rows:
         """The images of both half-sets."""
         a, b = self.images.half(0), self.images.half(1)
         return torch.arange(a.start, a.stop), torch.arange(b.start, b.stop)
 
-    def averaged(self, rows: Rows, members: Members, correlations: Correlations | None = None) -> States:
+    def averaged(self, rows: Rows, members: Members) -> States:
         """The maps of images whose memberships are known."""
 
         def work(which: int) -> Sums:
             kept = self.images.kept(rows[which], which)
             return self._sums(rows[which][kept], members[which][kept])
 
-        return self.maximised(self._of_all(*in_both_halves(work)), members, correlations)
+        known = Correlations.assumed(self.shells, members[0].shape[1])
+        return self.maximised(self._of_all(*in_both_halves(work)), members, known)
 
     def tables(self, states: States, *, together: bool) -> tuple[Table, Table]:
         """What the images of each half are compared with: maps of their own half, or of both halves together."""
@@ -158,7 +159,7 @@ class Sorter:
 
     def _common(self, a: Table, b: Table, share: Tensor, known: Correlations) -> Table:
         """A half that correlates with the other by f was shrunk by f; both together deserve 2 f / (1 + f)."""
-        shell = self.stage.layout.shell.round().to(torch.int64)
+        shell = self.stage.layout.nearest_shell
 
         def gain(correlation: Tensor) -> Tensor:
             return (2 / (1 + correlation.clamp(LEAST_CORRELATION, MOST_CORRELATION)))[shell]
@@ -196,10 +197,8 @@ class Sorter:
         (a, _), (b, _) = self._expected(rows, tables, share, update=False)
         return (a[0], b[0]), torch.cat((a[1], b[1]))
 
-    def maximised(self, sums: tuple[Sums, Sums], members: Members, correlations: Correlations | None) -> States:
+    def maximised(self, sums: tuple[Sums, Sums], members: Members, known: Correlations) -> States:
         """The maps that sums over images ask for."""
-        count = sums[0].shape[0]
-        known = Correlations.assumed(self.shells, count) if correlations is None else correlations
         a, b = in_both_halves(lambda which: self._maps(sums[which], known))
         share = torch.cat(members).mean(0).clamp(min=1e-6)
         return States(a, b, share / share.sum())
@@ -276,7 +275,7 @@ class Sorter:
     def _maps(self, sums: Sums, known: Correlations) -> Volumes:
         """The maps of one half."""
         stage, layout = self.stage, self.stage.layout
-        shell = layout.shell.round().to(torch.int64)
+        shell = layout.nearest_shell
         ratio = _noise_to_signal(known.mean)
         total = sums.sum(0)
         mean = _divided(total[..., 0], total[:, 0, 1], ratio, shell, stage)
