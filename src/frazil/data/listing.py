@@ -17,6 +17,7 @@ import numpy as np
 from frazil.data.mrc import StackFile
 from frazil.data.mrc_header import MrcHeader
 from frazil.data.table import Block, Table
+from frazil.data.tilts import TiltViews
 from frazil.errors import InputError
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
@@ -130,8 +131,8 @@ class Listing:
         table, block: the input, and the block whose rows are the particles. files: the stacks. file, index: for each row
         the number of its stack and the 0-based image in it. groups, group: optics groups, and each row's. uid: (N,) uint64.
         pose, optics: None where the table has none. half_set: (N,) 0 or 1, or None. sign: (N,) -1 where the table says that
-        particles are darker than the background, +1 where brighter; None when it says nothing. warnings: what frazil does
-        not use or had to assume.
+        particles are darker than the background, +1 where brighter; None when it says nothing. tilts: which rows are views of
+        one particle at known tilts; None when none are. warnings: what frazil does not use or had to assume.
     """
 
     table: Table
@@ -146,6 +147,7 @@ class Listing:
     optics: Optics | None = None
     half_set: np.ndarray | None = None
     sign: np.ndarray | None = None
+    tilts: TiltViews | None = None
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
 

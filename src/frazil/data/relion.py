@@ -17,6 +17,7 @@ import torch
 
 from frazil.data.listing import ImageFiles, Listing, OpticsGroup, number_files, stable_uids
 from frazil.data.table import Block, Table, shown
+from frazil.data.tilts import read_tilts
 from frazil.errors import InputError
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
@@ -90,6 +91,7 @@ def list_particles(
         pose=pose,
         optics=contrast_transfer,
         half_set=half_set,
+        tilts=read_tilts(block),
         warnings=warnings,
     )
 

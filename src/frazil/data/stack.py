@@ -26,6 +26,7 @@ from frazil.data.relion import list_particles
 from frazil.data.star import read_star
 from frazil.data.table import Table
 from frazil.data.text import list_stack, list_stacks
+from frazil.data.tilts import TiltViews
 from frazil.errors import InputError
 from frazil.physics.grid import Grid
 from frazil.physics.optics import Optics
@@ -99,6 +100,11 @@ class Particles:
     def sign(self) -> Int64[Tensor, " particles"] | None:
         """-1 where the table says particles are darker than the background, +1 where brighter; None if silent."""
         return None if self.listing.sign is None else torch.from_numpy(self.listing.sign[self.rows])
+
+    @property
+    def tilts(self) -> TiltViews | None:
+        """Which rows are views of one particle, and their known tilts; None when the table tells of none."""
+        return None if self.listing.tilts is None else self.listing.tilts[torch.from_numpy(self.rows)]
 
     @property
     def table(self) -> Table:

@@ -1,6 +1,7 @@
 """The truth beside a simulated data set: latent, state, pose and the volumes, in row order of its particles.
 
-truth/truth.json  latent.npy (N, k)  state.npy (N,)  rotation.npy (N, 3, 3)  shift.npy (N, 2)  volumes/volume_000.mrc ...
+truth/truth.json  latent.npy (N, k)  state.npy (N,)  rotation.npy (N, 3, 3)  shift.npy (N, 2)  junk.npy (N,)
+volumes/volume_000.mrc ...
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from frazil.data.npy import read_npy
 from frazil.engine.files import write_json, write_npy
 from frazil.errors import InputError
 
-_ARRAYS = {"latent": 2, "state": 1, "rotation": 3, "shift": 2}
+_ARRAYS = {"latent": 2, "state": 1, "rotation": 3, "shift": 2, "junk": 1}
 
 
 @final
@@ -31,6 +32,7 @@ class Truth:
         latent: conformation coordinates; None for a rigid molecule. state: which of `volumes` is nearest (or is the state).
         rotation: object to view. shift: (x, y) Å. volumes: maps of states, in order. volume_latents: (volumes, k) their
         coordinates, None without latent. facts: whatever else the simulation says of itself. folder: that holds it all.
+        junk: which images are not the molecule, None when all are.
     """
 
     latent: Float[np.ndarray, "particles k"] | None
@@ -41,6 +43,7 @@ class Truth:
     volume_latents: Float[np.ndarray, "volumes k"] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    junk: Bool[np.ndarray, " particles"] | None = None
 
     @property
     def count(self) -> int:
@@ -55,13 +58,14 @@ def write_truth(
     rotation: np.ndarray,
     shift: np.ndarray,
     latent: np.ndarray | None = None,
+    junk: np.ndarray | None = None,
     volumes: Sequence[Path] = (),
     volume_latents: np.ndarray | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the truth into `folder` (the volumes are already there or below); `truth.json` comes last."""
     folder = Path(folder)
-    arrays = {"latent": latent, "state": state, "rotation": rotation, "shift": shift}
+    arrays = {"latent": latent, "state": state, "rotation": rotation, "shift": shift, "junk": junk}
     counts = {name: len(array) for name, array in arrays.items() if array is not None}
     if len(set(counts.values())) > 1:
         raise ValueError(f"arrays of different lengths: {counts}")
@@ -112,6 +116,7 @@ def read_truth(path: Path) -> Truth:
         None if latents is None else np.asarray(latents, np.float64),
         facts,
         folder,
+        arrays.get("junk"),
     )
 
 

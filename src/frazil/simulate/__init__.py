@@ -2,7 +2,7 @@
 
 The specimen is a generated molecule (``--set``), an atomic model (``--atoms``), the path from one conformation to
 another (``--atoms`` and ``--atoms-to``) or a map (``--density``). Molecules and atoms are sums of Gaussians and are
-projected analytically. Orientations are uniform; the noise has a fixed spectral density (see ``--snr`` and
+projected analytically. The noise has a fixed spectral density (see ``--snr`` and
 ``--snr-pixel-size``). The same seed gives the same files, bit for bit.
 
 Sets: ``linear-1d`` a hinge, ``linear-2d`` two hinges, ``circular-1d`` a domain that goes round a full circle,
@@ -11,8 +11,14 @@ Sets: ``linear-1d`` a hinge, ``linear-2d`` two hinges, ``circular-1d`` a domain 
 assembly with uneven shares, ``mix`` different molecules (``--states`` of them). ``--size`` chooses how many images of
 which box, pixel size and noise; flags win over it. ``--snr 0`` gives images of noise alone.
 
+For reconstruction from unknown poses: ``--orientations preferred`` lays most particles on one side; ``--junk`` puts in
+images that are not the molecule (noise alone, a piece of it, another object, two molecules side by side, in equal parts);
+``--tilt-pairs`` images every particle twice, in neighbouring rows; ``--pose-error``, ``--shift-error`` and
+``--defocus-error`` disturb what ``particles.star`` says and leave the truth as it is.
+
 Makes ``outputs/particles.star`` and ``particles.mrcs`` (RELION 3.1; particles bright; pixel values scaled so that the
-noise has unit variance), and ``outputs/truth/``: poses, latents, states, and the volume of every state.
+noise has unit variance), and ``outputs/truth/``: poses, latents, states, which images are
+junk, and the volume of every state.
 
 Example: ``frazil simulate particles --set linear-1d --count 5000 --box 64 --pixel-size 4 --snr 0.1 --seed 1 --out sim``
 """
@@ -76,6 +82,32 @@ class Config(JobConfig):
         "pixel size at which that ratio holds, Å: the images get noise of the same spectral density (the set's; theirs)",
         gt=0,
         allow_inf_nan=False,
+    )
+    orientations: Literal["uniform", "preferred"] = setting("uniform", "how viewing directions are distributed")
+    orientation_spread: float = setting(
+        15.0,
+        "preferred orientations: standard deviation of the viewing direction about one axis of the molecule, degrees",
+        gt=0,
+        le=60,
+    )
+    orientation_uniform: float = setting(
+        0.2, "preferred orientations: share of the particles without a preference", ge=0, le=1
+    )
+    junk: float = setting(0.0, "share of the particles that are not the molecule", ge=0, lt=1)
+    tilt_pairs: float | None = setting(
+        None, "image every particle twice, the second time with the stage tilted about y by this, degrees", gt=0, le=90
+    )
+    pose_error: float = setting(
+        0.0, "turn the poses in particles.star by a random angle of this root mean square, degrees", ge=0, le=60
+    )
+    shift_error: float = setting(
+        0.0,
+        "move the shifts in particles.star along x and y by errors of this standard deviation, Å",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    defocus_error: float = setting(
+        0.0, "add errors of this standard deviation to the defocus in particles.star, Å", ge=0, allow_inf_nan=False
     )
     noise: Literal["white", "coloured", "none"] = setting("white", "noise spectrum")
     noise_excess: float = setting(

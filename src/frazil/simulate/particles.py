@@ -12,12 +12,16 @@ from torch import Tensor
 
 from frazil.data.mrc import StackWriter, write_volume
 from frazil.data.particle_star import write_new_particles_star
+from frazil.data.tilts import TiltViews, tilt_columns
 from frazil.numerics.fourier import coefficients_to_images
 from frazil.physics.grid import Grid
 from frazil.physics.microscope import Microscope
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
+from frazil.simulate.disturbance import Disturbance
+from frazil.simulate.junk import Junk
 from frazil.simulate.noise import NoiseLevel, NoiseShape, mean_variance, reference_grid
+from frazil.simulate.orientations import OrientationLaw
 from frazil.simulate.specimen import Conformations, Specimen
 
 IMAGES_AT_ONCE = 32
@@ -71,8 +75,10 @@ class Draw:
     """Everything about a data set but its noise.
 
     Attributes:
-        specimen: what is imaged. grid: of the images. conformations, pose, optics, half_set (0 or 1): one per particle.
+        specimen: what is imaged. grid: of the images. conformations, pose, optics, half_set (0 or 1): one per image.
         scale: the specimen's density is multiplied by this. measured: signal variances already known, at scale 1.
+        junk: which images are not the molecule; None when all are. tilts: which images are views of one particle; None when
+            every particle is imaged once.
     """
 
     specimen: Specimen
@@ -83,23 +89,35 @@ class Draw:
     half_set: Tensor
     scale: float = 1.0
     measured: dict[Grid, float] = field(default_factory=dict, repr=False, compare=False)
+    junk: Junk | None = None
+    tilts: TiltViews | None = None
 
     @property
     def count(self) -> int:
-        """Number of particles."""
+        """Number of images."""
         return len(self.pose)
 
     def coefficients(self, rows: slice, grid: Grid) -> Tensor:
         """Noise-free images of some particles on a grid, as half-plane coefficients."""
         optics = None if self.optics is None else self.optics[rows]
         density = self.specimen.seen_by(self.conformations[rows])
-        return Microscope(density).image(self.pose[rows].to(torch.float32), optics, grid) * self.scale
+        if self.junk is None:
+            return Microscope(density).image(self.pose[rows].to(torch.float32), optics, grid) * self.scale
+        clean = Microscope(density).image(self.pose[rows].to(torch.float32), None, grid)
+
+        def project(some: Tensor, pose: Pose) -> Tensor:
+            there = self.specimen.seen_by(self.conformations[some])
+            return Microscope(there).image(pose.to(torch.float32), None, grid)
+
+        seen = self.junk.put(rows, clean, self.pose, grid, project)
+        transfer = 1.0 if optics is None else optics.ctf(grid, grid.half_plane()).to(torch.float32)
+        return seen * transfer * self.scale
 
     def signal_variance(self, grid: Grid) -> float:
-        """Variance of the noise-free images, averaged over the first particles."""
+        """Variance of the noise-free images of the molecule, averaged over the first ones: junk does not count."""
         if grid not in self.measured:
             calibration = min(self.count, CALIBRATION_IMAGES)
-            plain = replace(self, scale=1.0)
+            plain = replace(self, scale=1.0, junk=None)
             sums = [
                 mean_variance(plain.coefficients(rows, grid), grid.half_plane()) * (rows.stop - rows.start)
                 for rows in chunks(calibration)
@@ -109,17 +127,65 @@ class Draw:
 
 
 def draw_particles(
-    specimen: Specimen, grid: Grid, count: int, *, optics: OpticsLaw | None, shift_range: float, states: int, seed: int
+    specimen: Specimen,
+    grid: Grid,
+    count: int,
+    *,
+    optics: OpticsLaw | None,
+    shift_range: float,
+    states: int,
+    seed: int,
+    orientations: OrientationLaw | None = None,
+    junk: float = 0.0,
 ) -> Draw:
-    """Conformation, pose, optics and half-set of every particle, each from a random stream of its own."""
+    """Conformation, pose, optics and half-set of every particle, each from a random stream of its own.
+
+    Args:
+        orientations: None for uniform ones. junk: share of the images that are not the molecule.
+    """
     half_set = torch.arange(count) % 2
+    pose = Pose.random(count, shift_range, seeded(seed, "pose"), torch.float64)
+    if orientations is not None:
+        pose = Pose(orientations.draw(count, seeded(seed, "orientation")), pose.shift)
+    size = specimen.diameter() or 0.6 * grid.extent
     return Draw(
         specimen=specimen,
         grid=grid,
         conformations=specimen.draw(count, states, seeded(seed, "conformation")),
-        pose=Pose.random(count, shift_range, seeded(seed, "pose"), torch.float64),
+        pose=pose,
         optics=None if optics is None else optics.draw(count, seeded(seed, "optics")),
         half_set=half_set[torch.randperm(count, generator=seeded(seed, "half set"))],
+        junk=Junk.draw(count, junk, size, seeded(seed, "junk")) if junk else None,
+    )
+
+
+def tilted_pairs(draw: Draw, angle: float, optics: OpticsLaw | None, shift_range: float, seed: int) -> Draw:
+    """Every particle imaged twice, in neighbouring rows: as it is, and with the stage tilted about the image's y axis.
+
+    The second view has a shift and optics of its own, and the conformation and half-set of the first.
+
+    Args:
+        angle: of the stage, degrees.
+    """
+    count = draw.count
+    twice = torch.arange(count).repeat_interleave(2)
+    tilts = TiltViews(twice, torch.tensor([0.0, angle]).double().repeat(count), torch.full((2 * count,), 90.0).double())
+    again = Pose.random(count, shift_range, seeded(seed, "shift of the second view"), torch.float64)
+    shift = torch.stack([draw.pose.shift, again.shift], dim=1).flatten(0, 1)
+    seen = draw.optics
+    if seen is not None and optics is not None:
+        second = optics.draw(count, seeded(seed, "optics of the second view"))
+        pairs = zip(seen.__dict__.values(), second.__dict__.values(), strict=True)
+        seen = Optics(*(torch.stack(pair, dim=1).flatten() for pair in pairs))
+    return replace(
+        draw,
+        conformations=draw.conformations[twice],
+        pose=Pose(tilts.stage @ draw.pose.rotation[twice], shift),
+        optics=seen,
+        half_set=draw.half_set[twice],
+        junk=None if draw.junk is None else draw.junk[twice],
+        tilts=tilts,
+        measured={},
     )
 
 
@@ -167,9 +233,14 @@ def write_images(path: Path, draw: Draw, level: NoiseLevel | None, seed: int, ad
             advance(len(images))
 
 
-def write_table(path: Path, draw: Draw, stack: Path) -> None:
-    """The RELION 3.1 table of the stack, with poses, optics and half-sets."""
-    write_new_particles_star(path, stack, draw.grid, pose=draw.pose, optics=draw.optics, half_set=draw.half_set)
+def write_table(path: Path, draw: Draw, stack: Path, disturbance: Disturbance, seed: int) -> None:
+    """The RELION 3.1 table of the stack, with poses and optics (disturbed), half-sets and tilts."""
+    pose, optics = draw.pose, draw.optics
+    if disturbance != Disturbance():
+        pose = disturbance.poses(pose, draw.tilts, seeded(seed, "pose error"))
+        optics = disturbance.optics(optics, seeded(seed, "defocus error"))
+    extra = None if draw.tilts is None else tilt_columns(draw.tilts)
+    write_new_particles_star(path, stack, draw.grid, pose=pose, optics=optics, half_set=draw.half_set, extra=extra)
 
 
 def write_state_volumes(folder: Path, draw: Draw) -> list[Path]:

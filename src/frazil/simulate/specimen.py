@@ -36,7 +36,7 @@ class Conformations:
     state_latents: Float[Tensor, "states latent"] | None
     count: int
 
-    def __getitem__(self, rows: slice) -> Conformations:
+    def __getitem__(self, rows: slice | Tensor) -> Conformations:
         latent = None if self.latent is None else self.latent[rows]
         return Conformations(latent, self.state[rows], self.state_latents, self.count)
 

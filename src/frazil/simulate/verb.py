@@ -16,15 +16,19 @@ from frazil.engine.files import write_npy
 from frazil.errors import InputError
 from frazil.physics.grid import Grid
 from frazil.physics.path import GaussianPath
+from frazil.simulate.disturbance import Disturbance
+from frazil.simulate.junk import KINDS
 from frazil.simulate.models import SIGMA_PER_RESOLUTION, read_atoms, read_two_conformations
 from frazil.simulate.molecules import Molecule, SetName, generate, generate_mixture
 from frazil.simulate.noise import NoiseLevel, NoiseShape
+from frazil.simulate.orientations import OrientationLaw
 from frazil.simulate.particles import (
     Draw,
     OpticsLaw,
     draw_particles,
     noise_level,
     normalised,
+    tilted_pairs,
     write_images,
     write_state_volumes,
     write_table,
@@ -60,27 +64,38 @@ def simulate_particles(config: Config, job: Job) -> None:
     check_options(config)
     recipe = settled_recipe(config)
     specimen, recipe = prepare_specimen(config, recipe)
+    law = optics_law(config) if config.ctf == "on" else None
     draw = draw_particles(
         specimen,
         recipe.grid,
         recipe.count,
-        optics=optics_law(config) if config.ctf == "on" else None,
+        optics=law,
         shift_range=recipe.shift_range,
         states=recipe.states,
         seed=config.seed,
+        orientations=orientation_law(config),
+        junk=config.junk,
     )
+    if config.tilt_pairs is not None:
+        draw = tilted_pairs(draw, config.tilt_pairs, law, recipe.shift_range, config.seed)
     shape = NoiseShape(config.noise_excess if config.noise == "coloured" else 0.0, config.noise_length)
     level = None if config.noise == "none" else noise_level(draw, recipe.snr, recipe.snr_pixel_size, shape)
     if recipe.snr == 0:
         draw = replace(draw, scale=0.0)
     draw, level = normalised(draw, level)
     star = job.outputs / "particles.star"
-    with job.progress(draw.count, "drawing particles") as bar:
+    with job.progress(draw.count, "drawing images") as bar:
         write_images(job.outputs / "particles.mrcs", draw, level, config.seed, bar.advance)
-    write_table(star, draw, job.outputs / "particles.mrcs")
-    facts = noise_facts(config, recipe, draw, level)
+    errors = Disturbance(config.pose_error, config.shift_error, config.defocus_error)
+    write_table(star, draw, job.outputs / "particles.mrcs", errors, config.seed)
+    facts = noise_facts(config, recipe, draw, level) | unknown_facts(config)
     write_everything_true(job, draw, facts)
-    made = f"{draw.count} particles of {draw.grid.box_size} px, {draw.grid.pixel_size:g} Å/px"
+    images = (
+        f"{draw.count} particles"
+        if config.tilt_pairs is None
+        else f"{draw.count} images of {draw.count // 2} particles"
+    )
+    made = f"{images} of {draw.grid.box_size} px, {draw.grid.pixel_size:g} Å/px"
     good = f"{made}, signal-to-noise ratio {facts['effective_snr']:.3g}" if level else f"{made}, no noise"
     job.made(star, good, f"frazil reconstruct {star}")
 
@@ -97,6 +112,12 @@ def check_options(config: Config) -> None:
     if config.noise == "none" and config.snr == 0:
         raise InputError(
             "images without signal and without noise are empty", where="--snr", remedy="give one of the two"
+        )
+    if config.defocus_error and config.ctf == "off":
+        raise InputError(
+            "there is no defocus to disturb without a CTF",
+            where="--defocus-error",
+            remedy="leave out one of --ctf off and it",
         )
     low, high = config.defocus
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
@@ -187,6 +208,25 @@ def optics_law(config: Config) -> OpticsLaw:
     )
 
 
+def orientation_law(config: Config) -> OrientationLaw | None:
+    """The distribution of orientations a config asks for; None for a uniform one."""
+    if config.orientations == "uniform":
+        return None
+    return OrientationLaw(config.orientation_spread, config.orientation_uniform)
+
+
+def unknown_facts(config: Config) -> dict[str, object]:
+    """What truth.json says of orientations, junk, tilts and of the errors of particles.star, where there are any."""
+    facts: dict[str, object] = {}
+    if config.orientations == "preferred":
+        facts["orientation_spread"] = config.orientation_spread
+        facts["orientation_uniform"] = config.orientation_uniform
+    if config.junk:
+        facts["junk_kinds"] = list(KINDS)
+    names = ("junk", "tilt_pairs", "pose_error", "shift_error", "defocus_error")
+    return facts | {name: getattr(config, name) for name in names if getattr(config, name)}
+
+
 def noise_facts(config: Config, recipe: Recipe, draw: Draw, level: NoiseLevel | None) -> dict[str, object]:
     """What truth.json says of signal and noise."""
     signal = draw.signal_variance(draw.grid)
@@ -228,6 +268,7 @@ def write_everything_true(job: Job, draw: Draw, facts: dict[str, object]) -> Non
         state=conformations.state.numpy(),
         rotation=draw.pose.rotation.numpy(),
         shift=draw.pose.shift.numpy(),
+        junk=None if draw.junk is None else draw.junk.is_junk.numpy(),
         volumes=write_state_volumes(folder / "volumes", draw),
         volume_latents=_array(conformations.state_latents),
         facts=facts,
