@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -32,7 +32,8 @@ class Truth:
         latent: conformation coordinates; None for a rigid molecule. state: which of `volumes` is nearest (or is the state).
         rotation: object to view. shift: (x, y) Å. volumes: maps of states, in order. volume_latents: (volumes, k) their
         coordinates, None without latent. facts: whatever else the simulation says of itself. folder: that holds it all.
-        junk: which images are not the molecule, None when all are.
+        junk: which images are not the molecule, None when all are. rows: which of the simulated images these are, None for
+        all.
     """
 
     latent: Float[np.ndarray, "particles k"] | None
@@ -44,11 +45,18 @@ class Truth:
     facts: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     junk: Bool[np.ndarray, " particles"] | None = None
+    rows: Int[np.ndarray, " particles"] | None = None
 
     @property
     def count(self) -> int:
         """Number of particles."""
         return len(self.state)
+
+    def select(self, rows: Int[np.ndarray, " some"]) -> Truth:
+        """What is true of some of these particles."""
+        arrays = ("latent", "state", "rotation", "shift", "junk")
+        some = {name: None if (all_rows := getattr(self, name)) is None else all_rows[rows] for name in arrays}
+        return replace(self, **some, rows=rows if self.rows is None else self.rows[rows])
 
 
 def write_truth(

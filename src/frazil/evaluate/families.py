@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -11,34 +11,35 @@ import torch
 from torch import Tensor
 
 from frazil.data.ensemble import load_ensemble
-from frazil.data.stack import read_particles
+from frazil.data.stack import Particles, read_particles
 from frazil.data.truth import Truth
 from frazil.errors import InputError
-from frazil.evaluate.classes import agreement_figures
-from frazil.evaluate.frame import Frame
+from frazil.evaluate.classes import agreement_figures, best_assignment
+from frazil.evaluate.frame import Frame, Frames
 from frazil.evaluate.fsc import perfect_area
 from frazil.evaluate.maps import areas_and_resolutions, difference_map_correlations, spread
 from frazil.evaluate.oracle import TRIALS, Oracle, most_likely_states
 from frazil.numerics.fourier import resize_volume
 from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
+from frazil.physics.pose import Pose
 
 
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """Maps of an ensemble on the grid and in the frame of the truth."""
+    """Maps of an ensemble on the grid and in the frame of the truth; the frame is that of a particle."""
 
     ensemble: Ensemble
     grid: Grid
-    frame: Frame
+    frames: Frames
 
-    def __call__(self, latent: np.ndarray) -> Tensor:
+    def __call__(self, latent: np.ndarray, frame: Frame) -> Tensor:
         own = self.ensemble.grid
         with torch.no_grad():
             values = self.ensemble.density(torch.from_numpy(np.asarray(latent))).voxels(own).detach().cpu().float()
         on_grid = values if own.box_size == self.grid.box_size else resize_volume(values, self.grid.box_size)
-        return self.frame.into_truth(on_grid, self.grid)
+        return frame.into_truth(on_grid, self.grid)
 
 
 @final
@@ -65,16 +66,29 @@ def evaluate_ensemble(
 ) -> dict[str, Any]:
     """Figures per conformation and per image.
 
-    Per conformation: decoded at the mean latent of each state's particles. Per image: decoded at the particle's own
+    Per conformation: decoded at the mean latent of each state's particles; where classes have frames of their own, of the
+    particles of its class, and a state without a class has an empty map. Per image: decoded at the particle's own
     latent and compared with its own true map, for particles spread evenly over the rows.
     """
     there = states_of(truth)
-    decoded = (decoder(latent[truth.state == state].mean(0)) for state in there)
+    class_of = {} if decoder.frames.component is None else best_assignment(truth.state, decoder.frames.component)
+
+    def of_state(state: int) -> Tensor:
+        if decoder.frames.component is None:
+            return decoder(latent[truth.state == state].mean(0), decoder.frames.common)
+        rows = np.flatnonzero(decoder.frames.component == class_of[state])
+        if len(rows) == 0:
+            return torch.zeros_like(volumes[0])
+        return decoder(latent[rows].mean(0), decoder.frames.of(int(rows[0])))
+
+    decoded = (of_state(state) for state in there)
     figures: dict[str, Any] = {"states": state_figures(decoded, volumes[there], mask)}
     if images:
         rows = spread_rows(truth.count, images)
         true_maps = TrueMaps(truth, volumes, decoder.grid)
-        figures["images"] = image_figures(lambda row: decoder(latent[row]), true_maps, rows, mask)
+        figures["images"] = image_figures(
+            lambda row: decoder(latent[row], decoder.frames.of(row)), true_maps, rows, mask
+        )
     return figures
 
 
@@ -87,7 +101,7 @@ def evaluate_oracle(truth: Truth, volumes: Tensor, grid: Grid, mask: Tensor, ima
     path = truth.folder.parent / "particles.star"
     if not path.exists():
         raise InputError("the oracle needs the simulated images", where=path, remedy="leave out --oracle")
-    particles = read_particles(path)
+    particles = as_it_is(read_particles(path), truth)
     there = states_of(truth)
 
     def where(state: int) -> np.ndarray | int:
@@ -110,6 +124,26 @@ def evaluate_oracle(truth: Truth, volumes: Tensor, grid: Grid, mask: Tensor, ima
         rows = spread_rows(truth.count, images)
         figures["images"] = image_figures(own, TrueMaps(truth, volumes, grid), rows, mask)
     return figures
+
+
+def as_it_is(particles: Particles, truth: Truth) -> Particles:
+    """Simulated particles of a truth with their true poses and defocus, which their table may have with errors."""
+    chosen = particles if truth.rows is None else particles[truth.rows]
+    pose = Pose(torch.from_numpy(truth.rotation).float(), torch.from_numpy(truth.shift).float())
+    defocus = true_defocus(truth)
+    if chosen.optics is None or defocus is None:
+        return chosen.given(pose=pose)
+    u, v = torch.from_numpy(defocus).to(chosen.optics.defocus_u).unbind(1)
+    return chosen.given(pose=pose, optics=replace(chosen.optics, defocus_u=u, defocus_v=v))
+
+
+def true_defocus(truth: Truth) -> np.ndarray | None:
+    """Largest and smallest defocus of every particle, Å; None where the simulation had no CTF."""
+    path = truth.folder / "defocus.npy"
+    if not path.exists():
+        return None
+    defocus = np.load(path, allow_pickle=False)
+    return defocus if truth.rows is None else defocus[truth.rows]
 
 
 def states_of(truth: Truth) -> list[int]:

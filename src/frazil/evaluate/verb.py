@@ -34,22 +34,42 @@ def evaluate(config: Config) -> dict[str, Any]:
         InputError: if a file is missing, or the two do not belong together.
     """
     if config.truth is None:
-        raise InputError("there is nothing to compare with", where="--truth", remedy="give a simulate job or a map")
+        raise InputError(
+            "there is nothing to compare with", where="--truth", remedy="give a simulate job, a map or particles"
+        )
     for path in (config.result, config.truth):
         if not path.exists():
             raise InputError("no such file or folder", where=path, remedy="check the path")
     symmetry = _point_group(config.symmetry)
     if is_map(config.truth):
+        _refuse_list(config, "maps have no particles")
         result = config.result if is_map(config.result) else outputs_of(config.result) / "consensus.mrc"
-        return {"map": compare_maps(result, config.truth, config.mask)}
+        return compare_maps(result, config.truth, config.mask, config.align)
+    from frazil.evaluate.reference import evaluate_against_reference, is_table
+
+    if is_table(config.truth):
+        return evaluate_against_reference(config.result, config.truth, symmetry, config.particles)
     truth = read_truth(config.truth)
     if is_map(config.result):
-        return {"map": against_mean(config.result, truth, config.mask)}
+        _refuse_list(config, "a map has no particles")
+        return against_mean(config.result, truth, config.mask, config.align)
     from frazil.evaluate.reconstruction import evaluate_reconstruction
 
     return evaluate_reconstruction(
-        outputs_of(config.result), truth, config.mask, symmetry, config.images, config.oracle
+        outputs_of(config.result),
+        truth,
+        config.mask,
+        symmetry,
+        config.images,
+        config.oracle,
+        config.align,
+        config.particles,
     )
+
+
+def _refuse_list(config: Config, why: str) -> None:
+    if config.particles is not None:
+        raise InputError(why, where="--particles", remedy="leave it out")
 
 
 def _point_group(name: str) -> Tensor:
@@ -80,13 +100,24 @@ def read_like(path: Path, grid: Grid) -> Tensor:
     return values
 
 
-def compare_maps(result: Path, truth: Path, mask: Path | None) -> dict[str, Any]:
-    """Figures of one map against another on the same grid."""
+def compare_maps(result: Path, truth: Path, mask: Path | None, align: bool = False) -> dict[str, Any]:
+    """Figures of one map against another on the same grid, under ``map``; with ``align``, those of ``alignment`` before."""
     if not result.exists():
         raise InputError("no such file", where=result, remedy="give a map, or a job that made one")
     first, grid = read_volume(result)
     second = read_like(truth, grid)
-    return map_figures(first, second, grid, None if mask is None else read_like(mask, grid))
+    aligned, figures = _aligned(first, second, grid, align)
+    return figures | {"map": map_figures(aligned, second, grid, None if mask is None else read_like(mask, grid))}
+
+
+def _aligned(result: Tensor, truth: Tensor, grid: Grid, align: bool) -> tuple[Tensor, dict[str, Any]]:
+    """The result, in the frame of the truth when that is asked for, and the figures of its alignment."""
+    if not align:
+        return result, {}
+    from frazil.evaluate.alignment import align_maps, alignment_figures
+
+    found = align_maps(result, truth, grid)
+    return found.frame.into_truth(result, grid), {"alignment": alignment_figures(found)}
 
 
 def map_figures(result: Tensor, truth: Tensor, grid: Grid, mask: Tensor | None) -> dict[str, Any]:
@@ -120,14 +151,16 @@ def mean_volume(volumes: Tensor, truth: Truth) -> Tensor:
     return torch.einsum("s,szyx->zyx", share / share.sum(), volumes)
 
 
-def against_mean(path: Path, truth: Truth, mask: Path | None) -> dict[str, Any]:
-    """A map against the mean of the true states."""
+def against_mean(path: Path, truth: Truth, mask: Path | None, align: bool = False) -> dict[str, Any]:
+    """A map against the mean of the true states, with figures as those of `compare_maps`."""
     from frazil.evaluate.maps import family_mask
 
     volumes, grid = true_volumes(truth)
     values = read_like(path, grid)
     chosen = family_mask(volumes) if mask is None else read_like(mask, grid)
-    return map_figures(values, mean_volume(volumes, truth), grid, chosen)
+    mean = mean_volume(volumes, truth)
+    aligned, figures = _aligned(values, mean, grid, align)
+    return figures | {"map": map_figures(aligned, mean, grid, chosen)}
 
 
 def table(figures: dict[str, Any]) -> str:
