@@ -277,8 +277,8 @@ def test_rows_that_are_not_of_these_particles_are_refused(simulated, tmp_path, c
         assert word in said
 
 
-def test_every_flag_of_the_verb_is_typed_somewhere_in_this_file():
-    text = Path(__file__).read_text()
+def test_every_flag_of_the_verb_is_typed_somewhere_in_these_files():
+    text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     flags = [name.removeprefix("as_") for name in Config.model_fields if name != "result"]
     assert [name for name in flags if f'"--{name}"' not in text] == []
 
