@@ -34,6 +34,8 @@ DIRECTIONS, TURNS = 4, 24
 COARSE_BANDS = (8, 16)
 # candidates of each band that are refined, and degrees between them
 CANDIDATES, APART = 10, 12.0
+# candidates this close to the best are refined to the end, so many at most; results this close fit alike
+WORTH_A_TRY, FINALISTS, ALIKE = 0.02, 3, 0.002
 # steps of the refinement of a candidate
 ROUGHLY = 12
 # maps agree in a shell when their correlation is above this; no shell beyond the last is asked
@@ -59,6 +61,8 @@ class MapAlignment:
 def align_maps(result: Float[Tensor, "n n n"], truth: Float[Tensor, "n n n"], grid: Grid) -> MapAlignment:
     """The frame of one map in that of another, both on one grid.
 
+    Of frames that fit alike, as those of an object with symmetry do, the one that turns the result least.
+
     Raises:
         InputError: if a map is empty.
     """
@@ -72,17 +76,40 @@ def align_maps(result: Float[Tensor, "n n n"], truth: Float[Tensor, "n n n"], gr
             for step in (each for each in bands if each >= band):
                 candidate = _refine(candidate, spectrum, reference, step, ROUGHLY)
             found.append(candidate)
-    best = max(found, key=lambda candidate: candidate.correlation)
-    band = bands[-1]
-    for _ in range(4):
-        wider = _agreeing_band(best, spectrum, reference, last)
-        if wider <= band:
-            break
-        # not much at a time: far out, only what is nearly aligned agrees
-        band = min(wider, 2 * band)
-        best = _refine(best, spectrum, reference, band)
-    turn = -best.turn if best.mirrored else best.turn
-    return MapAlignment(Frame(turn, best.offset * grid.extent), best.correlation, band)
+    finished: list[MapAlignment] = []
+    for candidate in _finalists(found):
+        band = bands[-1]
+        for _ in range(4):
+            wider = _agreeing_band(candidate, spectrum, reference, last)
+            if wider <= band:
+                break
+            # not much at a time: far out, only what is nearly aligned agrees
+            band = min(wider, 2 * band)
+            candidate = _refine(candidate, spectrum, reference, band)
+        turn = -candidate.turn if candidate.mirrored else candidate.turn
+        finished.append(MapAlignment(Frame(turn, candidate.offset * grid.extent), candidate.correlation, band))
+    # who agrees further out is right; a correlation compares only within one band
+    furthest = max(each.band for each in finished)
+    far = [each for each in finished if each.band >= furthest - 1]
+    best = max(each.correlation for each in far)
+    return min((each for each in far if each.correlation > best - ALIKE), key=lambda each: each.frame.degrees)
+
+
+def _finalists(found: list[_Candidate]) -> list[_Candidate]:
+    """Of the candidates that fit about as well as the best, the first few and the one that is turned least."""
+    best = max(each.correlation for each in found)
+    good = sorted((each for each in found if each.correlation > best - WORTH_A_TRY), key=lambda each: -each.correlation)
+    least = min(good, key=lambda each: float(geodesic_angle(each.turn, torch.eye(3, dtype=each.turn.dtype))))
+    chosen: list[_Candidate] = []
+    for each in (least, *good):
+        near = (
+            float(geodesic_angle(one.turn, each.turn)) < math.radians(2)
+            for one in chosen
+            if one.mirrored == each.mirrored
+        )
+        if not any(near):
+            chosen.append(each)
+    return chosen[:FINALISTS]
 
 
 def alignment_figures(found: MapAlignment) -> dict[str, Any]:
