@@ -10,7 +10,8 @@ from frazil.physics.density import Gaussians
 from frazil.physics.grid import Grid
 from frazil.physics.jointed import Joint, JointedGaussians
 from frazil.physics.pose import Pose
-from frazil.simulate.molecules import generate
+from frazil.simulate.molecules import generate, generate_mixture
+from frazil.simulate.plans import Lobe, likeness_when_turned
 
 GRID = Grid(32, 8.0)
 SETS = ("linear-1d", "linear-2d", "circular-1d", "discrete-10")
@@ -113,3 +114,30 @@ def test_a_batch_of_conformers_is_seen_as_one_by_one():
     for row in range(2):
         alone = found.body.density(latent[row]).project(pose[row : row + 1], GRID)
         assert torch.allclose(together[row], alone[0])
+
+
+def test_the_molecules_of_a_mixture_have_no_two_fold_axis_by_chance_and_other_shapes():
+    """A two-fold axis would be a principal axis; radii of gyration along these tell shapes apart."""
+    grid = Grid(48, 8.0)
+    radii = []
+    for found in generate_mixture(8, grid, None, 5.4):
+        centres = found.centres - found.centres.mean(0)
+        spread, axes = torch.linalg.eigh(centres.T @ centres / len(centres))
+        radii.append(spread.sqrt())
+        volume = Gaussians(centres @ axes, found.amplitudes, found.sigmas).voxels(grid)
+        volume = volume - volume.mean()
+        for pair in ((0, 1), (0, 2), (1, 2)):
+            turned = torch.roll(volume.flip(pair), shifts=(1, 1), dims=pair)
+            assert float((volume * turned).sum() / volume.square().sum()) < 0.91
+    apart = torch.cdist(torch.stack(radii), torch.stack(radii)) + 100 * torch.eye(8)
+    assert float(apart.min()) > 3.0  # Å
+
+
+def test_a_symmetry_by_chance_is_noticed():
+    ring = [(30.0 * np.cos(angle), 30.0 * np.sin(angle), 0.0) for angle in np.deg2rad([0, 120, 240])]
+    three_fold = tuple(Lobe(0, place, (15.0, 15.0, 15.0)) for place in (*ring, (0.0, 0.0, 40.0)))
+    assert likeness_when_turned(three_fold) == pytest.approx(1)
+    rod = tuple(Lobe(0, (x, 0.5 * x % 3, 0.0), (15.0, 14.0, 16.0)) for x in (-40.0, 2.0, 55.0))
+    assert likeness_when_turned(rod) > 0.95
+    odd = ((0.0, 0.0, 0.0), (40.0, 0.0, 0.0), (40.0, 40.0, 0.0), (0.0, -10.0, 45.0))
+    assert likeness_when_turned(tuple(Lobe(0, place, (15.0, 15.0, 15.0)) for place in odd)) < 0.8

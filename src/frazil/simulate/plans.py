@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from frazil.numerics.rotations import from_rotation_vector
 from frazil.physics.jointed import Joint
 
 Point = tuple[float, float, float]
@@ -26,6 +27,8 @@ ASSEMBLY_SHARES = (
 )  # fmt: skip
 ASSEMBLY_BLOBS = 60
 ASSEMBLY_CORE = 20
+# molecules of a mixture are less like themselves when turned
+MOST_ALIKE = 0.92
 
 
 @dataclass(frozen=True)
@@ -207,29 +210,56 @@ def _step(rank: int, steps: int) -> int:
 
 
 def mixture(count: int) -> Iterator[Plan]:
-    """Different molecules of three to seven lobes, each lobe touching an earlier one; the first N are always the same."""
+    """Different molecules of three to seven lobes, each lobe touching an earlier one; the first N are always the same.
+
+    One that looks nearly like itself after a turn is drawn again: its poses would not be determined.
+    """
     for index in range(count):
         generator = torch.Generator().manual_seed(45_000 + index)
-
-        def uniform(low: float, high: float, *shape: int, generator: torch.Generator = generator) -> Tensor:
-            return low + (high - low) * torch.rand(*shape, generator=generator)
-
-        wanted = 3 + int(torch.randint(5, (), generator=generator))
-        centres, sizes, radii = [torch.zeros(3)], [float(uniform(20, 36, 1))], [uniform(0.75, 1.3, 3)]
-        while len(centres) < wanted:
-            neighbour = int(torch.randint(len(centres), (), generator=generator))
-            size = float(uniform(16, 34, 1))
-            direction = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
-            place = centres[neighbour] + 0.9 * (size + sizes[neighbour]) * direction
-            crowded = any(
-                math.dist(place, old) < 0.8 * (size + other) for old, other in zip(centres, sizes, strict=True)
-            )
-            if not crowded and float(place.norm()) < 100:
-                centres.append(place)
-                sizes.append(size)
-                radii.append(uniform(0.75, 1.3, 3))
-        lobes = tuple(
-            Lobe(0, _point(place), _point(size * shape))
-            for place, size, shape in zip(centres, sizes, radii, strict=True)
-        )
+        lobes = _touching_lobes(generator)
+        while likeness_when_turned(lobes) > MOST_ALIKE:
+            lobes = _touching_lobes(generator)
         yield Plan(lobes, rod_spacing=10.0, bead_spacing=5.0, in_angstrom=True, seed=45_000 + index)
+
+
+def _touching_lobes(generator: torch.Generator) -> tuple[Lobe, ...]:
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    wanted = 3 + int(torch.randint(5, (), generator=generator))
+    centres, sizes, radii = [torch.zeros(3)], [float(uniform(20, 36, 1))], [uniform(0.75, 1.3, 3)]
+    while len(centres) < wanted:
+        neighbour = int(torch.randint(len(centres), (), generator=generator))
+        size = float(uniform(16, 34, 1))
+        direction = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
+        place = centres[neighbour] + 0.9 * (size + sizes[neighbour]) * direction
+        crowded = any(math.dist(place, old) < 0.8 * (size + other) for old, other in zip(centres, sizes, strict=True))
+        if not crowded and float(place.norm()) < 100:
+            centres.append(place)
+            sizes.append(size)
+            radii.append(uniform(0.75, 1.3, 3))
+    return tuple(
+        Lobe(0, _point(place), _point(size * shape)) for place, size, shape in zip(centres, sizes, radii, strict=True)
+    )
+
+
+def likeness_when_turned(lobes: tuple[Lobe, ...]) -> float:
+    """The largest overlap of a molecule with itself turned by 60 degrees or more about a principal axis, 1 for a symmetry.
+
+    Each lobe counts as a Gaussian of its volume and mean radius. A symmetry of any order has one of these axes, and a
+    molecule nearly round about an axis is like itself after any turn about it.
+    """
+    centres = torch.tensor([lobe.centre for lobe in lobes], dtype=torch.float64)
+    radii = torch.tensor([lobe.radii for lobe in lobes], dtype=torch.float64)
+    volume, variance = radii.prod(1), radii.square().mean(1) / 5
+    centres = centres - (volume[:, None] * centres).sum(0) / volume.sum()
+    _, axes = torch.linalg.eigh((centres * volume[:, None]).T @ centres)
+    both = variance[:, None] + variance
+    weight = volume[:, None] * volume * both**-1.5
+
+    def overlap(other: Tensor) -> Tensor:
+        return (weight * torch.exp(-0.5 * torch.cdist(centres, other).square() / both)).sum()
+
+    angles = torch.deg2rad(torch.arange(60.0, 301.0, 30.0, dtype=torch.float64))
+    turns = from_rotation_vector((angles[:, None, None] * axes.T).reshape(-1, 3))
+    return float(torch.stack([overlap(centres @ turn.T) for turn in turns]).max() / overlap(centres))
