@@ -313,6 +313,15 @@ def test_lists_and_tables_that_do_not_fit_are_one_clear_line(two_tables, simulat
         assert "--particles" in said and "no particles" in said
 
 
+def test_alignment_of_what_has_no_map_is_refused(two_tables, simulated, tmp_path, capsys):
+    job, reference = two_tables
+    assert "--align" in complaint(capsys, job, "--truth", reference, "--align")
+    folder = result_in_its_own_frame(simulated, tmp_path / "J", turn_of(False))
+    (folder / "outputs/consensus.mrc").unlink()
+    said = complaint(capsys, folder, "--truth", simulated, "--align")
+    assert "no consensus.mrc" in said and "--align" in said
+
+
 def test_an_empty_map_cannot_be_aligned(tmp_path, capsys):
     write_volume(tmp_path / "empty.mrc", torch.zeros(16, 16, 16), 2.0)
     write_volume(tmp_path / "full.mrc", torch.rand(16, 16, 16), 2.0)

@@ -175,6 +175,12 @@ def test_both_views_of_a_particle_share_all_but_pose_and_optics(pairs):
     assert not np.allclose(*(particles.optics.defocus_u[first::2] for first in (0, 1)), atol=100)
 
 
+def test_inspect_tells_of_tilted_views(pairs, capsys):
+    capsys.readouterr()
+    assert main(["inspect", str(pairs / "particles.star"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tilted_views"] == {"particles": 10, "angle_range": [0.0, 45.0]}
+
+
 def test_the_second_view_is_the_first_turned_about_the_y_axis_of_the_image(pairs):
     truth, particles = read_truth(pairs), read_particles(pairs / "particles.star")
     first, second = truth.rotation[::2], truth.rotation[1::2]

@@ -57,6 +57,7 @@ _UNITS = {
     "cs": " mm",
     "box_size": " px",
     "resolution": " Å",
+    "angle_range": "°",
 }
 
 

@@ -55,6 +55,7 @@ def particle_facts(particles: Particles) -> dict[str, Any]:
         "defocus_range": None if optics is None else [float(optics.defocus_v.min()), float(optics.defocus_u.max())],
         "voltage": _one_or_all(voltages),
         "half_sets": halves,
+        "tilted_views": _tilts_of(particles),
         "stated_contrast": None if dark is None else "dark" if dark else "bright",
         "stacks": len(listing.files.names),
         "stacks_missing": len(missing),
@@ -218,3 +219,14 @@ def _sample_warnings(particles: Particles, here: np.ndarray) -> Iterator[str]:
         yield "particles look darker than the background, as in raw micrographs; densities will be turned to bright"
     elif stated == -1 and contrast > SEEN and certainty > SURE:
         yield "the table says particles are dark, but they look bright"
+
+
+def _tilts_of(particles: Particles) -> dict[str, Any] | None:
+    """Of how many particles there are views, and at which tilts (degrees)."""
+    tilts = particles.tilts
+    if tilts is None:
+        return None
+    return {
+        "particles": len(tilts.particle.unique()),
+        "angle_range": [float(tilts.angle.min()), float(tilts.angle.max())],
+    }

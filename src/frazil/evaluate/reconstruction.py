@@ -64,7 +64,9 @@ def evaluate_reconstruction(
         errors = pose_errors(scored.pose, scored.true_pose, symmetry)
         made["poses"] = pose_figures(errors, grid.pixel_size)
         common = Frame.of_poses(errors)
-    if align and (outputs / "consensus.mrc").exists():
+    if align:
+        if not (outputs / "consensus.mrc").exists():
+            raise InputError("there is no consensus.mrc to align", where=outputs, remedy="leave out --align")
         found = align_maps(read_on(outputs / "consensus.mrc", grid), mean_volume(volumes, truth), grid)
         common = found.frame
         made["alignment"] = alignment_figures(found)

@@ -48,6 +48,10 @@ def evaluate(config: Config) -> dict[str, Any]:
     from frazil.evaluate.reference import evaluate_against_reference, is_table
 
     if is_table(config.truth):
+        if config.align:
+            raise InputError(
+                "poses are always aligned, and there is no map here", where="--align", remedy="leave it out"
+            )
         return evaluate_against_reference(config.result, config.truth, symmetry, config.particles)
     truth = read_truth(config.truth)
     if is_map(config.result):
