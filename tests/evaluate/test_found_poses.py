@@ -326,3 +326,22 @@ def test_an_empty_map_cannot_be_aligned(tmp_path, capsys):
     write_volume(tmp_path / "empty.mrc", torch.zeros(16, 16, 16), 2.0)
     write_volume(tmp_path / "full.mrc", torch.rand(16, 16, 16), 2.0)
     assert "empty map" in complaint(capsys, tmp_path / "empty.mrc", "--truth", tmp_path / "full.mrc", "--align")
+
+
+def test_real_particles_are_compared_where_their_poses_are_trusted(data_folder, tmp_path, capsys):
+    folder = data_folder / "apoferritin" / "particles"
+    agreement = np.genfromtxt(folder / "pose_agreement.csv", delimiter=",", skip_header=1)
+    consistent = agreement[(agreement[:, 1] < 8) & (agreement[:, 3] < 8), 0].astype(int)
+    (tmp_path / "consistent.txt").write_text("\n".join(map(str, consistent)))
+    particles = read_particles(folder / "particles.star", need_images=False)
+    # told by somebody with another of the 24 frames and the other hand, who is wrong where nobody is sure
+    rotation = MIRROR @ particles.pose.rotation.double() @ MIRROR
+    doubtful = np.setdiff1d(np.arange(1000), consistent - 1)
+    rotation[doubtful] = torch.from_numpy(Rotation.random(len(doubtful), random_state=1).as_matrix())
+    write_particles_star(particles, tmp_path / "other.star", pose=Pose(rotation, particles.pose.shift.double()))
+    given = (tmp_path / "other.star", "--truth", folder / "particles.star", "--symmetry", "O")
+    trusted = evaluate(capsys, *given, "--particles", tmp_path / "consistent.txt")
+    assert trusted["particles"]["count"] == len(consistent) < trusted["particles"]["in_both"] == 1000
+    assert trusted["poses"]["rotation_error_mean"] < 0.01
+    assert trusted["poses"]["mirrored"] is True
+    assert evaluate(capsys, *given)["poses"]["rotation_within_3"] == pytest.approx(len(consistent) / 1000, abs=0.03)
