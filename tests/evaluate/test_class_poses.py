@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from frazil.data.truth import Truth
 from frazil.evaluate.class_poses import class_pose_figures, class_poses
 from frazil.evaluate.families import Decoder, evaluate_ensemble
 from frazil.evaluate.frame import Frame, Frames
@@ -79,8 +80,6 @@ class TwoMaps:
 
 
 def test_maps_of_classes_are_turned_each_from_its_own_frame():
-    from frazil.data.truth import Truth
-
     ensemble, state = TwoMaps(), np.repeat([0, 1], 20)
     volumes = torch.stack([ensemble.rest(which).voxels(ensemble.grid).float() for which in (0, 1)])
     truth = Truth(None, state, np.zeros((40, 3, 3)), np.zeros((40, 2)))
@@ -96,8 +95,6 @@ def test_maps_of_classes_are_turned_each_from_its_own_frame():
 
 
 def test_a_state_without_a_class_has_no_map():
-    from frazil.data.truth import Truth
-
     ensemble, state = TwoMaps(), np.repeat([0, 1], 20)
     volumes = torch.stack([ensemble.rest(which).voxels(ensemble.grid).float() for which in (0, 1)])
     truth = Truth(None, state, np.zeros((40, 3, 3)), np.zeros((40, 2)))

@@ -15,6 +15,7 @@ from frazil.data.mrc import read_volume, write_volume
 from frazil.data.particle_star import write_new_particles_star, write_particles_star
 from frazil.data.stack import read_particles
 from frazil.data.truth import read_truth
+from frazil.evaluate.frame import Frame
 from frazil.physics.density import Gaussians
 from frazil.physics.grid import Grid
 from frazil.physics.jointed import JointedGaussians
@@ -213,8 +214,6 @@ def test_classes_of_a_mixture_are_judged_in_frames_of_their_own(tmp_path, capsys
     np.save(outputs / "component.npy", component)
     for label, state in ((2, 0), (0, 1), (1, 2)):
         (outputs / f"component_{label:03d}").mkdir()
-        from frazil.evaluate.frame import Frame
-
         there = Frame(turns[state].T, 0 * OFFSET).into_truth(read_volume(truth.volumes[state])[0], Grid(24, 16.0))
         write_volume(outputs / f"component_{label:03d}/consensus.mrc", there, 16.0)
     figures = evaluate(capsys, tmp_path / "J", "--truth", sim)

@@ -26,6 +26,7 @@ from torch.nn.functional import grid_sample, pad
 from frazil.errors import InputError
 from frazil.evaluate.frame import Frame
 from frazil.numerics.rotations import from_euler_zyz, from_rotation_vector, geodesic_angle
+from frazil.numerics.shells import shell_power
 from frazil.physics.grid import Grid
 
 # HEALPix parameter of the viewing directions (15 degrees apart), and in-plane angles
@@ -179,8 +180,6 @@ class _Spectrum:
 
 def _shell_amplitudes(volume: Tensor) -> Float[Tensor, " shells"]:
     """Root mean square amplitude of each shell; those nearly empty count as if they had a thousandth of the strongest."""
-    from frazil.numerics.shells import shell_power
-
     found = shell_power(volume).clamp(min=0).sqrt()
     return found + 1e-3 * found[1:].max()
 
