@@ -1,0 +1,242 @@
+"""Volumes from images whose poses nobody knows: random starts of expectation-maximisation, and the choice between them.
+
+A start gives every image of a small batch a random rotation. Each round compares a new batch with views of the volumes all over
+a grid of poses (`inference.matching`), and makes the volumes anew of what the images give to each view, averaged with
+earlier batches. At first images are believed more than they should be (a temperature below one): that breaks the symmetry of
+the first, featureless volumes soon. A start may end in the wrong volume, so there are several, and images that none of them
+has seen choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frazil.inference.low_volume import LowBand
+from frazil.inference.matching import (
+    CoarseImages,
+    Match,
+    Views,
+    ViewSums,
+    disc_of_shifts,
+    match_views,
+    shell_sums,
+)
+from frazil.numerics.rotation_grid import grid_spacing, rotation_grid
+from frazil.numerics.rotations import random_rotations
+from frazil.physics.grid import Grid
+
+# the temperature of the first round of a start; it rises to one over this share of the rounds
+FIRST_TEMPERATURE, WARMING = 0.5, 0.7
+# what a new batch counts for at least, against all before it
+LEAST_NEW = 0.3
+# noise is learnt after this many rounds, and never below this share of the images' power
+NOISE_FROM, LEAST_NOISE = 4, 0.1
+# a grid is fine enough where no rim of the molecule is farther than this from the nearest view, in units of the resolution
+REACH_OF_VIEW = 1.15
+# steps between shifts, in units of the resolution
+SHIFT_STEP = 0.31
+# the share of a class never falls below this part of an even share
+LEAST_SHARE = 0.1
+
+
+@final
+@dataclass(frozen=True)
+class Search:
+    """What stays the same while poses are searched.
+
+    Attributes:
+        images: all that may be looked at, to the finest band. grid: theirs. symmetry: point group.
+        radius: of the molecule, Å. lowest: coarsest spacing used, Å. shift_range: Å.
+    """
+
+    images: CoarseImages
+    grid: Grid
+    symmetry: Float[Tensor, "operations 3 3"]
+    radius: float
+    lowest: float
+    shift_range: float
+
+    def level(self, resolution: float) -> Level:
+        """The comparison at a resolution in Å."""
+        band = min(max(4, round(self.grid.shell_of(resolution))), self.grid.last_shell)
+        low = LowBand.of(band, self.symmetry, min(self.radius / self.grid.extent, 0.48))
+        resolution = self.grid.resolution_of(band)
+        order = next(p for p in range(1, 9) if self.rim(p) <= REACH_OF_VIEW * resolution)
+        shifts = disc_of_shifts(self.shift_range, SHIFT_STEP * resolution)
+        count = low.plane.count
+        images = CoarseImages(self.images.values[:, :count].contiguous(), self.images.transfer[:, :count].contiguous())
+        return Level(self, low, images, order, shifts)
+
+    def rim(self, order: int) -> float:
+        """How far, in Å, the rim of the molecule may be from where the nearest view of a grid has it."""
+        return self.radius * math.radians(grid_spacing(order)) / 2
+
+
+@final
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the search.
+
+    Attributes:
+        low: the volumes' band. images: cut at it. order: of the grid of rotations. shifts: tried, Å.
+    """
+
+    search: Search
+    low: LowBand
+    images: CoarseImages
+    order: int
+    shifts: Float[Tensor, "shifts 2"]
+
+    @property
+    def resolution(self) -> float:
+        """Å."""
+        return self.search.grid.resolution_of(self.low.band)
+
+    @property
+    def used(self) -> Tensor:
+        """1 for shells that are looked at, 0 for those too coarse."""
+        first = math.ceil(self.search.grid.extent / self.search.lowest)
+        return (torch.arange(self.low.band + 1) >= min(max(first, 1), self.low.band)).to(torch.float32)
+
+    def rotations(self, generator: torch.Generator | None = None) -> Float[Tensor, "rotations 3 3"]:
+        """The grid, turned at random where a generator is given."""
+        turn = None if generator is None else random_rotations(1, generator)[0]
+        return rotation_grid(self.order, self.search.symmetry, turn)
+
+    def cells(self) -> Float[Tensor, "shifts 2"]:
+        """The shifts in voxels of the small box."""
+        return self.shifts * (self.low.box_size / self.search.grid.extent)
+
+    def shift_prior(self) -> Float[Tensor, " shifts"]:
+        """A Gaussian whose standard deviation is half the range."""
+        return -2 * (self.shifts.norm(dim=1) / max(self.search.shift_range, 1e-6)).square()
+
+    def match(
+        self, guess: Guess, rows: Tensor, rotations: Float[Tensor, "rotations 3 3"], temperature: float = 1.0
+    ) -> tuple[Match, ViewSums, Views]:
+        """Compare some images with all views of the volumes."""
+        gain = (guess.noise.rsqrt() * self.used)[self.low.plane.shell]
+        prior = guess.share.log().repeat_interleave(len(rotations))
+        views = Views(self.low.views(guess.volumes, rotations), prior)
+        match, sums = match_views(
+            self.images[rows].scaled(gain), views, self.cells(), self.low.plane,
+            temperature=temperature, shift_prior=self.shift_prior(),
+        )  # fmt: skip
+        return match, sums, views
+
+
+@final
+@dataclass(frozen=True)
+class Guess:
+    """Volumes between two rounds.
+
+    Attributes:
+        volumes: one for each class. numerator, weight: the sums they are made of, None before the first round.
+        noise: power of the noise in each shell, relative to that of whole images. share: of each class.
+        rounds: that this level has seen.
+    """
+
+    volumes: Float[Tensor, "classes n n n"]
+    numerator: Float[Tensor, "classes voxels 2"] | None
+    weight: Float[Tensor, "classes voxels"] | None
+    noise: Float[Tensor, " shells"]
+    share: Float[Tensor, " classes"]
+    rounds: int = 0
+
+    def at(self, level: Level) -> Guess:
+        """The same volumes at another level, where nothing has been seen yet."""
+        noise = torch.ones(level.low.band + 1)
+        known = min(len(noise), len(self.noise))
+        noise[:known] = self.noise[:known]
+        return Guess(level.low.fitted(self.volumes), None, None, noise, self.share)
+
+
+def random_guess(level: Level, classes: int, images: int, generator: torch.Generator) -> Guess:
+    """Volumes of so many images for each class, all in random poses."""
+    total = len(level.images)
+    rotations = random_rotations(classes * images, generator)
+    rows = torch.cat([torch.randperm(total, generator=generator)[:images] for _ in range(classes)])
+    rotations = rotations[: len(rows)]
+    chosen, each = level.images[rows], len(rows) // classes
+    counts = torch.bincount(level.low.plane.shell)
+    numerator = chosen.values * chosen.transfer[..., None]
+    weight = shell_sums(chosen.transfer.square(), level.low.plane) / counts
+    made: list[Tensor] = []
+    for k in range(classes):
+        own = slice(k * each, (k + 1) * each)
+        sums = ViewSums(numerator[own], weight[own], torch.ones(each))
+        made.append(level.low.volumes(*level.low.sums(sums, rotations[own], 1)))
+    return Guess(
+        torch.cat(made), None, None, torch.ones(level.low.band + 1), torch.full((classes,), 1 / classes)
+    )
+
+
+def improved(level: Level, guess: Guess, rows: Tensor, generator: torch.Generator, temperature: float) -> Guess:
+    """One round: a batch of images against all views, and the volumes made anew."""
+    rotations = level.rotations(generator)
+    classes = len(guess.volumes)
+    _, sums, views = level.match(guess, rows, rotations, temperature)
+    # as if all images were like these: a volume that is thought poor is damped, tells images less, and so becomes poorer
+    worth = len(level.images) / len(rows)
+    new, weight = (worth * part for part in level.low.sums(sums, rotations, classes))
+    kept = 1 / (guess.rounds + 1) if len(rows) < len(level.images) else 1.0
+    kept = max(LEAST_NEW, kept)
+    if guess.numerator is not None and guess.weight is not None:
+        new, weight = (1 - kept) * guess.numerator + kept * new, (1 - kept) * guess.weight + kept * weight
+    found = sums.share.unflatten(0, (classes, -1)).sum(1)
+    found = (found / found.sum()).clamp(min=LEAST_SHARE / classes)
+    share = guess.share + kept * (found / found.sum() - guess.share)
+    noise = guess.noise
+    if guess.rounds >= NOISE_FROM:
+        noise = level_noise(level, rows, views, sums)
+    return Guess(level.low.volumes(new, weight), new, weight, noise, share, guess.rounds + 1)
+
+
+def level_noise(level: Level, rows: Tensor, views: Views, sums: ViewSums) -> Float[Tensor, " shells"]:
+    """What the images' power in each shell has beyond that of the views they are given to."""
+    plane = level.low.plane
+    counts = torch.bincount(plane.shell)
+    images = level.images[rows]
+    total = (shell_sums(images.values.square().sum(-1), plane) / counts).mean(0)
+    passed = (shell_sums(images.transfer.square(), plane) / counts).mean(0)
+    share = sums.share / sums.share.sum()
+    signal = share @ (shell_sums(views.values.square().sum(-1), plane) / counts)
+    return torch.maximum(total - passed * signal, LEAST_NOISE * total)
+
+
+def run_rounds(
+    level: Level,
+    guess: Guess,
+    rounds: int,
+    images: int,
+    pool: Tensor,
+    generator: torch.Generator,
+    *,
+    cold: bool,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Guess:
+    """Some rounds at one level.
+
+    Args:
+        images: of a round. pool: rows that may be looked at. cold: begin below temperature one.
+    """
+    for number in range(rounds):
+        rows = pool[torch.randperm(len(pool), generator=generator)[:images]]
+        warmth = min(1.0, number / max(1.0, WARMING * rounds)) if cold else 1.0
+        guess = improved(level, guess, rows, generator, FIRST_TEMPERATURE ** (1 - warmth))
+        advance(1)
+    return guess
+
+
+def judged(level: Level, guess: Guess, rows: Tensor) -> float:
+    """Mean log evidence of images at the noise of whole images: comparable between all starts."""
+    plain = replace(guess.at(level), noise=torch.ones(level.low.band + 1))
+    match, _, _ = level.match(plain, rows, level.rotations())
+    return float(match.evidence.mean())
