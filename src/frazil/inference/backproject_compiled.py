@@ -15,6 +15,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from frazil.numerics.compiled_sine import sine_of_turns
+
 # columns of the table of imaging parameters that `insert_images` reads: in turns and Fourier indices of the image, but for
 # the last two, the row of the noise weights that holds for the image and the weight of the image
 (
@@ -33,27 +35,6 @@ from numba.extending import intrinsic
     WEIGHT,
 ) = range(13)
 PARAMETERS = 13
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True, inline="always")
-def _sine_of_turns(turns):
-    """sin(2 pi turns) for turns in -1/2 to 1/2: an odd polynomial on the quarter turn, by least squares, error below 1e-8."""
-    size = abs(turns)
-    folded = min(size, np.float32(0.5) - size)
-    square = folded * folded
-    value = folded * (
-        np.float32(6.283185291060562)
-        + square
-        * (
-            np.float32(-41.34168215343391)
-            + square
-            * (
-                np.float32(81.60252371034217)
-                + square * (np.float32(-76.5814858337853) + square * np.float32(39.75815546620409))
-            )
-        )
-    )
-    return math.copysign(value, turns)
 
 
 @intrinsic
@@ -146,7 +127,7 @@ def insert_images(spectra, chosen, rotation, parameters, noise_weight, band, sum
             angle = 2 * math.pi * given[CENTRE_Y] * ky
             row_real, row_imaginary = np.float32(math.cos(angle)), np.float32(math.sin(angle))
             for kx in range(last + 1):
-                ctf = _sine_of_turns(turns[kx])
+                ctf = sine_of_turns(turns[kx])
                 share = gain[shell[kx]] * ctf
                 wave_r = wave_real[kx] * row_real - wave_imaginary[kx] * row_imaginary
                 wave_i = wave_real[kx] * row_imaginary + wave_imaginary[kx] * row_real

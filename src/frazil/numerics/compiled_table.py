@@ -107,7 +107,7 @@ _add8, _add4, _add2 = _adding(8), _adding(4), _adding(2)
 
 
 @intrinsic
-def _fetch(typing_context, table, at):
+def fetch(typing_context, table, at):
     """Ask for the line of memory at ``table[at]``; nothing happens where there is none."""
     signature = types.void(table, types.intp)
 
@@ -154,8 +154,8 @@ def _fetch_rows(flat, rows, p, width):
     if p < rows.shape[0]:
         for pair in range(4):
             for line in range(0, 2 * width, LINE):
-                _fetch(flat, rows[p, pair] + line)
-            _fetch(flat, rows[p, pair] + 2 * width - 1)
+                fetch(flat, rows[p, pair] + line)
+            fetch(flat, rows[p, pair] + 2 * width - 1)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
