@@ -158,6 +158,7 @@ def backproject(
     symmetry: str = "C1",
     weight: Float[Tensor, " particles"] | None = None,
     noise: Float[np.ndarray, "groups shells"] | None = None,
+    scale: Float[Tensor, " particles"] | None = None,
     chunk: int = 256,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[HalfMap, HalfMap]:
@@ -167,6 +168,7 @@ def backproject(
         reference: the grid of the map. symmetry: point group whose mates are added.
         weight: of each image, not negative; None is 1 for all. An image of weight 0 is not read.
         noise: `noise_weights` of the stack, where they are at hand; None measures them.
+        scale: how strong each particle is in its image, above 0; None is 1 for all.
         advance: called with the number of images done.
 
     Raises:
@@ -189,6 +191,11 @@ def backproject(
                 spectra *= grid.pixel_size / reference.pixel_size
             optics = None if particles.optics is None else particles.optics[rows]
             share = None if weight is None else weight[rows]
+            if scale is not None:
+                # an image of a particle that is a times as strong is an image of strength one with 1/a^2 of the noise
+                strength = scale[rows].to(torch.float32)
+                spectra /= strength[:, None, None]
+                share = strength.square() if share is None else share * strength.square()
             table = imaging_parameters(optics, pose[rows], grid, reference, PADDING, group, share)
             rotation = pose.rotation[rows].to(torch.float32).numpy()
             part_of = half_set[rows].numpy()

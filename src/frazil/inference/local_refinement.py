@@ -8,6 +8,7 @@ prior is a Gaussian around what was known. A particle may have several candidate
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import final
 
@@ -72,6 +73,24 @@ class Refined(TensorValue):
     defocus: Float[Tensor, "particles candidates"]
     scale: Float[Tensor, "particles candidates"]
     covariance: Float[Tensor, "particles candidates 5 5"]
+
+    @staticmethod
+    def unrefined(pose: Pose) -> Refined:
+        """What is known before: poses (particles, candidates), and nothing else."""
+        shape = pose.shift.shape[:2]
+        zero = torch.zeros(shape, dtype=torch.float64, device=pose.shift.device)
+        return Refined(zero, zero, pose.to(torch.float64), zero, zero + 1, zero.new_zeros(*shape, 5, 5))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every number by its name; `of_tensors` takes them back."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pose"}
+        return own | {"rotation": self.pose.rotation, "shift": self.pose.shift}
+
+    @staticmethod
+    def of_tensors(tensors: Mapping[str, Tensor]) -> Refined:
+        """What `tensors` gave."""
+        rest = {name: tensor for name, tensor in tensors.items() if name not in ("rotation", "shift")}
+        return Refined(pose=Pose(tensors["rotation"], tensors["shift"]), **rest)
 
 
 def refine_poses(

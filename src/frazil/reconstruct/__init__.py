@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Literal
 from frazil.config import JobConfig, argument, setting
 from frazil.reconstruct.basis_config import BasisConfig
 from frazil.reconstruct.neural_config import NeuralConfig
+from frazil.reconstruct.refine_config import RefineConfig
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
@@ -60,6 +61,7 @@ class Config(JobConfig):
     )
     basis: BasisConfig = BasisConfig()
     train: NeuralConfig = NeuralConfig()
+    refine: RefineConfig = RefineConfig()
 
     @property
     def made_of(self) -> Literal["voxels", "basis", "field"]:

@@ -41,7 +41,14 @@ def reconstruct(config: Config, job: Job) -> None:
     check_shares(particles, job.processes)
     job.log(describe(particles, reference))
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
-    a, b = backproject_together(particles, reference, config.symmetry, job)
+    refinement = None
+    if config.refine.rounds > 0:
+        from frazil.reconstruct.refine import refine
+
+        refinement = refine(particles, reference, config, job)
+        particles, (a, b) = refinement.particles, refinement.halves
+    else:
+        a, b = backproject_together(particles, reference, config.symmetry, job)
     consensus, sign = job.processes.from_first(lambda: judge(a, b, config, reference))
     job.log(f"particles are {'bright' if sign > 0 else 'dark'} in the images ({config.contrast})")
     if job.processes.first:
@@ -183,12 +190,16 @@ def planned_memory(particles: Particles, reference: Grid) -> int:
     return 4 * HalfMap.memory(reference) + 3 * padded + 256 * 3 * reference.box_size**2 * 4 + GIB // 2
 
 
-def backproject_together(particles: Particles, reference: Grid, symmetry: str, job: Job) -> tuple[HalfMap, HalfMap]:
-    """The sums over all images, each process reading its share."""
+def backproject_together(
+    particles: Particles, reference: Grid, symmetry: str, job: Job, scale: Float[Tensor, " particles"] | None = None
+) -> tuple[HalfMap, HalfMap]:
+    """The sums over all images, each process reading its share. ``scale``: how strong each particle is in its image."""
     own = job.processes.share(range(particles.count))
     noise = noise_weights(particles, reference)
+    given = None if scale is None else scale[own.start : own.stop]
     with job.progress(len(own), "backprojecting") as progress:
-        a, b = backproject(particles[own.start : own.stop], reference, symmetry, noise=noise, advance=progress.advance)
+        part, advance = particles[own.start : own.stop], progress.advance
+        a, b = backproject(part, reference, symmetry, noise=noise, scale=given, advance=advance)
     job.processes.sum((a.sums, b.sums))
     return a, b
 

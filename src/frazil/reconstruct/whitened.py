@@ -147,6 +147,11 @@ class WhitenedImages:
         """Number of optics groups of the stack; some may have no image here."""
         return len(self._gain)
 
+    @property
+    def gain(self) -> Float[Tensor, "groups coefficients"]:
+        """What coefficients are multiplied by to whiten them."""
+        return self._gain
+
     def half(self, which: int) -> range:
         """The images of a half-set."""
         return range(self.counts[0]) if which == 0 else range(self.counts[0], len(self))
