@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -321,3 +322,22 @@ def test_a_new_stack_is_described_with_its_truth(tmp_path: Path, images: np.ndar
     assert np.array_equal(again.images(slice(None)), images)
     with mrcfile.open(tmp_path / "stack.mrcs") as reference:
         assert reference.is_image_stack()
+
+
+@pytest.mark.parametrize("in_rows", [False, True], ids=["in the table of optics", "in every row"])
+def test_a_new_beam_tilt_is_written_where_the_input_keeps_it(tmp_path: Path, images: np.ndarray, in_rows: bool) -> None:
+    optics = Optics.make(voltage=300.0, cs=2.7, amplitude_contrast=0.1, defocus_u=torch.full((6,), 12000.0))
+    with StackWriter(tmp_path / "stack.mrcs", 16, 2.5) as stack:
+        stack.append(images)
+    old = {"rlnBeamTiltX": np.full(6, 0.1), "rlnBeamTiltY": np.full(6, -0.1)} if in_rows else None
+    star = tmp_path / "p.star"
+    write_new_particles_star(star, tmp_path / "stack.mrcs", Grid(16, 2.5), optics=optics, extra=old)
+    particles = read_particles(star)
+    tilted = replace(optics, beam_tilt_x=torch.full((6,), 0.5), beam_tilt_y=torch.full((6,), -0.25))
+    write_particles_star(particles.given(optics=tilted), star)
+    again = read_particles(star).optics
+    assert again is not None
+    assert again.beam_tilt_x.tolist() == [0.5] * 6 and again.beam_tilt_y.tolist() == [-0.25] * 6
+    shared, rows = read_star(star).blocks
+    assert ("rlnBeamTiltX" in rows) == in_rows
+    assert shared.numbers("rlnBeamTiltX").tolist() == [0.5]

@@ -180,6 +180,17 @@ def test_symmetrising_equals_inserting_every_symmetry_mate(name: str):
         assert float(curve[1:6].min()) > 0.97
 
 
+def test_an_image_told_to_be_twice_as_strong_counts_as_four_of_strength_one():
+    grid = Grid(24, 4.0)
+    stack, _ = _stack(grid, 60, 1.0)
+    scale = 1 + torch.arange(60) % 3 / 2
+    noise = np.ones((1, 14), np.float32)
+    plain = backproject(stack, grid, weight=scale**2, noise=noise)
+    stack.stacks[0] = stack.stacks[0] * scale[:, None, None]
+    for half, expected in zip(backproject(stack, grid, scale=scale, noise=noise), plain, strict=True):
+        torch.testing.assert_close(half.sums, expected.sums, rtol=1e-4, atol=1e-4 * float(expected.sums.abs().max()))
+
+
 def test_an_image_of_weight_two_counts_as_two_and_one_of_weight_zero_is_not_read():
     grid = Grid(24, 4.0)
     stack, _ = _stack(grid, 60, 1.0)

@@ -16,9 +16,9 @@ import torch
 from torch.distributed import TCPStore
 
 from frazil.cli import main
-from frazil.reconstruct import basis_job, consensus, neural
+from frazil.reconstruct import basis_job, consensus, neural, refine
 
-LOADED = (basis_job, consensus, neural)
+LOADED = (basis_job, consensus, neural, refine)
 torch.set_num_threads(1)
 
 

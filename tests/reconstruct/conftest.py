@@ -1,6 +1,8 @@
 """A small simulated stack, made once, and a server of commands that are killed or work together."""
 
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 import time
@@ -9,8 +11,12 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+import torch
 
 from frazil.cli import main
+from frazil.data.stack import read_particles, write_particles_star
+from frazil.numerics.rotations import from_rotation_vector
+from frazil.physics.pose import Pose
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +26,31 @@ def small_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["--set", "linear-1d", "--count", "80", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "--seed", "1"]
     assert main(["simulate", "particles", *flags, "--out", str(folder)]) == 0
     return folder / "outputs" / "particles.star"
+
+
+@pytest.fixture(scope="session")
+def rigid_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The star file of 500 images of one rigid molecule, 32 pixels wide."""
+    folder = tmp_path_factory.mktemp("rigid") / "sim"
+    flags = ["--set", "rigid", "--count", "500", "--box", "32", "--pixel-size", "6", "--snr", "1", "--seed", "3"]
+    assert main(["simulate", "particles", *flags, "--out", str(folder)]) == 0
+    return folder / "outputs" / "particles.star"
+
+
+@pytest.fixture(scope="session")
+def disturbed_stack(rigid_stack: Path) -> Path:
+    """The same with rotations wrong by 5 degrees, shifts by a pixel and defoci by 300 Å (root mean squares)."""
+    particles, generator = read_particles(rigid_stack), torch.Generator().manual_seed(1)
+    assert particles.pose is not None and particles.optics is not None
+    count = particles.count
+    vector = torch.randn(count, 3, generator=generator, dtype=torch.float64) * math.radians(5 / 3**0.5)
+    rotation = from_rotation_vector(vector).float() @ particles.pose.rotation
+    shift = particles.pose.shift + 6 / 2**0.5 * torch.randn(count, 2, generator=generator)
+    optics, more = particles.optics, 300 * torch.randn(count, generator=generator)
+    wrong = dataclasses.replace(optics, defocus_u=optics.defocus_u + more, defocus_v=optics.defocus_v + more)
+    path = rigid_stack.parent / "disturbed.star"
+    write_particles_star(particles.given(pose=Pose(rotation, shift), optics=wrong), path)
+    return path
 
 
 class Server:

@@ -60,6 +60,10 @@ def write_particles_star(
     shared, group = _optics_table(particles, optics)
     new: dict[str, np.ndarray | Sequence[str]] = {"rlnImageName": _image_names(particles, path, images)}
     new |= _pose_columns(pose, block, particles) | _optics_columns(optics)
+    if optics is not None:
+        tilts = {"rlnBeamTiltX": optics.beam_tilt_x, "rlnBeamTiltY": optics.beam_tilt_y}
+        # as a rule the table of optics holds them
+        new |= {name: _rounded(values) for name, values in tilts.items() if name in block}
     if half_set is not None:
         new["rlnRandomSubset"] = half_set.cpu().numpy() + 1
     if "rlnOpticsGroup" not in block:
@@ -185,7 +189,25 @@ def _optics_table(particles: Particles, optics: Optics | None) -> tuple[Block, n
         )
         return Block("optics", columns, len(used)), group + 1
     first_id = int(known.integers("rlnOpticsGroup")[0]) if "rlnOpticsGroup" in known else 1
-    return _completed(known, listing, sizes, boxes), np.full(particles.count, first_id)
+    block = _completed(known, listing, sizes, boxes)
+    return _with_tilt(block, particles, optics), np.full(particles.count, first_id)
+
+
+def _with_tilt(known: Block, particles: Particles, optics: Optics | None) -> Block:
+    """The optics block with new beam tilts, if there are any: those of the first particle of each group."""
+    if optics is None or not (optics.has_beam_tilt or "rlnBeamTiltX" in known):
+        return known
+    ids, rows = known.integers("rlnOpticsGroup"), particles.listing.block
+    own = rows.integers("rlnOpticsGroup")[particles.rows] if "rlnOpticsGroup" in rows else np.full(len(optics), ids[0])
+    columns: dict[str, np.ndarray | Sequence[str]] = {}
+    for name, values in (("rlnBeamTiltX", optics.beam_tilt_x), ("rlnBeamTiltY", optics.beam_tilt_y)):
+        tilt = known.numbers(name).copy() if name in known else np.zeros(known.count)
+        for place, number in enumerate(ids):
+            members = np.flatnonzero(own == number)
+            if len(members):
+                tilt[place] = _rounded(values)[members[0]]
+        columns[name] = tilt
+    return known.with_columns(columns)
 
 
 def _completed(known: Block, listing: Listing, sizes: list[float], boxes: list[int]) -> Block:

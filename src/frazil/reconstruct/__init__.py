@@ -7,10 +7,14 @@ latent coordinates is the one that images of the other half ask for, unless `--l
 composition, `--basis.components` sorts them into discrete states, and `--basis.within` learns how each of these moves.
 `--preset cryodrgn` makes it of a neural field.
 
+Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with the
+map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
+
 Several processes, on one machine or many, share the work where `torchrun` starts them.
 
     frazil reconstruct particles.star
     frazil reconstruct particles.star --symmetry O
+    frazil reconstruct particles.star --refine.rounds 10
     frazil reconstruct particles.star --density basis
     frazil reconstruct particles.star --density basis --basis.components 4 --basis.within auto
     frazil reconstruct particles.star --latent-dim 4
@@ -18,7 +22,8 @@ Several processes, on one machine or many, share the work where `torchrun` start
     torchrun --nproc-per-node 4 -m frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
 
 Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
-mask.mrc, fsc.csv, particles.star (every input column kept) and report.html; with an ensemble also latent.npy (one row
+mask.mrc, fsc.csv, particles.star (every input column kept; what was refined is updated, with the strength of each particle in
+frazilScale) and report.html; with an ensemble also latent.npy (one row
 per row of the input), latent_covariance.npy, ensemble.safetensors and ensemble.json. States that may move have a folder
 each, outputs/component_000 and so on, with all of these for its own particles; `frazil analyze` and `frazil decode` open it.
 """

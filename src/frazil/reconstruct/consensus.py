@@ -25,6 +25,8 @@ from frazil.reconstruct import Config
 from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
 
 GIB = 1024**3
+# how strong a particle is in its image, 1 on average
+SCALE_COLUMN = "frazilScale"
 
 
 def reconstruct(config: Config, job: Job) -> None:
@@ -52,7 +54,7 @@ def reconstruct(config: Config, job: Job) -> None:
     consensus, sign = job.processes.from_first(lambda: judge(a, b, config, reference))
     job.log(f"particles are {'bright' if sign > 0 else 'dark'} in the images ({config.contrast})")
     if job.processes.first:
-        write_outputs(job.outputs, consensus, particles)
+        write_outputs(job.outputs, consensus, particles, None if refinement is None else refinement.scale)
     resolution = (
         f"{consensus.resolution():.2f} Å (FSC 0.143 in the mask), {consensus.unmasked_resolution():.2f} Å unmasked"
     )
@@ -65,7 +67,7 @@ def reconstruct(config: Config, job: Job) -> None:
     if config.report and job.processes.first:
         from frazil.reconstruct.report import write_report
 
-        sections = write_report(job, consensus, particles, config)
+        sections = write_report(job, consensus, particles, config, refinement)
     if config.made_of == "voxels" or config.latent_dim == 0:
         job.made(job.outputs / "consensus.mrc", resolution, f"frazil analyze {shlex.quote(str(job.folder))}")
         return
@@ -225,8 +227,10 @@ def checked_mask(path: Path, reference: Grid, what: str = "mask") -> Float[Tenso
     return mask.clamp(0, 1)
 
 
-def write_outputs(folder: Path, consensus: Consensus, particles: Particles) -> None:
-    """Maps, FSC table and, last, particles under their fixed names."""
+def write_outputs(
+    folder: Path, consensus: Consensus, particles: Particles, scale: Float[Tensor, " particles"] | None = None
+) -> None:
+    """Maps, FSC table and, last, particles under their fixed names. ``scale``: a further column of the particles."""
     maps = {
         "half_a": consensus.half_a,
         "half_b": consensus.half_b,
@@ -237,7 +241,8 @@ def write_outputs(folder: Path, consensus: Consensus, particles: Particles) -> N
     for name, volume in maps.items():
         write_volume(folder / f"{name}.mrc", volume, consensus.grid.pixel_size)
     write_text(folder / "fsc.csv", fsc_table(consensus))
-    write_particles_star(particles, folder / "particles.star")
+    extra = None if scale is None else {SCALE_COLUMN: scale}
+    write_particles_star(particles, folder / "particles.star", extra=extra)
 
 
 def fsc_table(consensus: Consensus) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from frazil.data.stack import Particles
 from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, under
+from frazil.errors import InputError
 from frazil.inference.beam_tilt import beam_tilt_of
 from frazil.inference.half_map import HalfMap
 from frazil.inference.local_refinement import PriorWidths, Refined
@@ -36,9 +37,11 @@ from frazil.reconstruct.whitened import WhitenedImages
 if TYPE_CHECKING:
     from frazil.engine.job import Job
     from frazil.reconstruct import Config
+    from frazil.reconstruct.refine_config import RefineConfig
 
-# halves agree better only if the mean of their correlation over all shells grows by more than this
-BETTER = 0.001
+# halves agree better only if the mean of their correlation over all shells grows by more than this; the first round may cost
+# a little agreement, so rounds end when so many in a row have not made it better
+BETTER, PATIENCE = 0.001, 2
 # particles are refined to the shell where the halves' correlation falls below this, and at least to that shell
 AGREED, LEAST_BAND = 0.143, 4
 # correlations nearer to 1 or 0 are not believed when the signal of a shell is weighed against its noise
@@ -64,11 +67,6 @@ class Round:
     noise: Float[Tensor, "groups shells"]
     correlation: Float[Tensor, "rounds shells"]
 
-    @property
-    def agreement(self) -> float:
-        """The best mean correlation of the half-maps that rounds have begun with."""
-        return float(self.correlation[:, 1:].mean(1).max()) if len(self.correlation) else -math.inf
-
     def tensors(self) -> dict[str, Tensor]:
         """All but the number, by name."""
         own = {"tilt": self.tilt, "noise": self.noise, "correlation": self.correlation}
@@ -87,11 +85,12 @@ class Refinement:
     """What refinement made.
 
     Attributes:
-        particles: with new poses and optics. scale: strength of each particle, 1 on average. halves: backprojected with all
-            of these. correlation: corrected FSC of the half-maps before the first round and after each. kept: the round
-            whose result this is.
+        before: the particles that it began with. particles: with new poses and optics. scale: strength of each particle, 1 on
+            average. halves: backprojected with all of these. correlation: corrected FSC of the half-maps before the first
+            round and after each. kept: the round whose result this is.
     """
 
+    before: Particles
     particles: Particles
     scale: Float[Tensor, " particles"]
     halves: tuple[HalfMap, HalfMap]
@@ -108,9 +107,33 @@ def refine(particles: Particles, reference: Grid, config: Config, job: Job) -> R
         particles: with poses and half-sets. reference: the grid of the maps.
 
     Raises:
-        InputError: if the images differ in box or pixel size, or memory is too small.
+        InputError: if nothing is to be refined, the images differ in box or pixel size, a beam tilt is asked for that cannot
+            be seen, or memory is too small.
     """
+    check_refinement(particles, config.refine)
     return Refiner(particles, reference, config, job).run()
+
+
+def check_refinement(particles: Particles, settings: RefineConfig) -> None:
+    """Refuse what cannot be refined.
+
+    Raises:
+        InputError: if nothing is left to refine, or a beam tilt is asked for that leaves no trace.
+    """
+    if not (settings.pose or settings.defocus or settings.scale or settings.beam_tilt):
+        raise InputError(
+            "there is nothing to refine",
+            where="--refine.rounds",
+            remedy="leave out one of --refine.no-pose, --refine.no-defocus and --refine.no-scale, or give no rounds",
+        )
+    optics = particles.optics
+    if settings.beam_tilt and (optics is None or not bool((optics.cs > 0).any())):
+        raise InputError(
+            "a beam tilt shows by the spherical aberration of the microscope, and the table has "
+            + ("no CTF" if optics is None else "none (rlnSphericalAberration is 0)"),
+            where=particles.path,
+            remedy="leave out --refine.beam-tilt",
+        )
 
 
 @final
@@ -133,28 +156,31 @@ class Refiner:
             halves, consensus = self._judged(state)
             self._tell(state, consensus)
             curve = consensus.correlation.corrected.float()[None]
-            agreement, most = float(curve[:, 1:].mean()), state.agreement
-            best = state if agreement > most else best
             correlation = torch.cat((state.correlation, curve))
-            if state.number == self.settings.rounds or agreement < most + BETTER:
+            agreement = correlation[:, 1:].mean(1)
+            best = state if int(agreement.argmax()) == state.number else best
+            if state.number == self.settings.rounds or _settled(agreement.tolist()):
                 break
             state = self._round(replace(state, correlation=correlation), consensus, halves)
             state = self.job.processes.same(state)
             if self.job.processes.first:
                 tensors = under("state", state.tensors()) | under("best", best.tensors())
-                told = {"number": state.number, "best": best.number, "metrics": self.job.metrics.text()}
+                told: dict[str, Any] = {"number": state.number, "best": best.number, "sign": self.sign}
+                told["metrics"] = self.job.metrics.text()
                 save_checkpoint(self.path, tensors, told)
         if best.number != state.number:
             self.job.log(f"the half-maps agreed best after round {best.number}: that is kept")
             halves, _ = self._judged(best)
-        return Refinement(self.refined(best), best.found.scale[:, 0].float(), halves, correlation, best.number)
+        scale = best.found.scale[:, 0].float()
+        return Refinement(self.particles, self.refined(best), scale, halves, correlation, best.number)
 
     def _begun(self) -> tuple[Round, Round]:
         """What is known at the start, or was when the job was killed; and the best so far."""
-        kept: tuple[Round, Round, str] | None = self.job.processes.from_first(self._kept)
+        kept: tuple[Round, Round, dict[str, Any]] | None = self.job.processes.from_first(self._kept)
         if kept is not None:
-            state, best, text = kept
-            self.job.metrics.restore(text)
+            state, best, told = kept
+            self.sign = told["sign"]
+            self.job.metrics.restore(told["metrics"])
             self.job.log(f"going on after round {state.number}")
             return state, best
         groups, shells = len(self.particles.grids), self.reference.box_size // 2 + 1
@@ -162,12 +188,12 @@ class Refiner:
         begin = Round(0, Refined.unrefined(self.known), torch.zeros(groups, 2), noise, torch.zeros(0, shells))
         return begin, begin
 
-    def _kept(self) -> tuple[Round, Round, str] | None:
+    def _kept(self) -> tuple[Round, Round, dict[str, Any]] | None:
         if not (self.job.resumed and self.path.is_file()):
             return None
         tensors, told = load_checkpoint(self.path)
         state, best = (Round.of_tensors(told[key], part(name, tensors)) for key, name in _PLACES)
-        return state, best, told["metrics"]
+        return state, best, told
 
     def refined(self, state: Round) -> Particles:
         """The particles with what is known."""
@@ -282,6 +308,12 @@ class Refiner:
 
 # what stands in a checkpoint: the key of the number, and the name before the tensors
 _PLACES = (("number", "state"), ("best", "best"))
+
+
+def _settled(agreement: list[float]) -> bool:
+    """Whether the last `PATIENCE` rounds have not made the half-maps agree better."""
+    before = agreement[:-PATIENCE]
+    return bool(before) and max(agreement[-PATIENCE:]) < max(before) + BETTER
 
 
 def _changed(optics: Optics, found: Refined, tilt: Tensor) -> Optics:

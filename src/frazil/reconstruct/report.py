@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from frazil.data.stack import Particles
 from frazil.engine.job import Job
 from frazil.engine.report import write_report as write_page
@@ -12,9 +14,21 @@ from frazil.reconstruct import Config
 from frazil.reconstruct.ensemble_report import ensemble_sections
 from frazil.reconstruct.maps import Consensus
 
+if TYPE_CHECKING:
+    from frazil.reconstruct.refine import Refinement
 
-def write_report(job: Job, consensus: Consensus, particles: Particles, config: Config) -> list[Section]:
+
+def write_report(
+    job: Job,
+    consensus: Consensus,
+    particles: Particles,
+    config: Config,
+    refinement: Refinement | None = None,
+) -> list[Section]:
     """Write report.html and its figures into the job's folder, as far as the consensus goes.
+
+    Args:
+        refinement: what made the particles' poses, if they were refined.
 
     Returns:
         The sections, for the report that is written again when the ensemble is there.
@@ -22,8 +36,12 @@ def write_report(job: Job, consensus: Consensus, particles: Particles, config: C
     sections = [
         map_section(consensus, config.symmetry),
         resolution_section(consensus),
-        pose_section(particles, config.symmetry),
+        pose_section(particles, config.symmetry, "given" if refinement is None else "refined"),
     ]
+    if refinement is not None:
+        from frazil.reconstruct.refine_report import refinement_section
+
+        sections.insert(2, refinement_section(refinement))
     moves = config.made_of != "voxels" and config.latent_dim != 0
     waiting = Section("Conformations", "They are being learnt; this page is written again when they are there.")
     shown = [waiting, *sections] if moves else sections
@@ -83,11 +101,11 @@ def resolution_section(consensus: Consensus) -> Section:
     return section
 
 
-def pose_section(particles: Particles, symmetry: str) -> Section:
-    """Where the particles were seen from, with the views that symmetry makes equal."""
+def pose_section(particles: Particles, symmetry: str, origin: str = "given") -> Section:
+    """Where the particles were seen from, with the views that symmetry makes equal. ``origin``: of the poses, in a word."""
     assert particles.pose is not None
     group = point_group(symmetry)
     copies = "" if len(group) == 1 else f", each shown in the {len(group)} views that {symmetry} makes equal"
-    section = Section("Poses", f"{particles.count:,} particles with the poses given{copies}.")
+    section = Section("Poses", f"{particles.count:,} particles with the poses {origin}{copies}.")
     section.figures["viewing_directions"] = poses.angular_distribution(particles.pose, symmetry=group)
     return section
