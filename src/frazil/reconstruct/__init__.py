@@ -7,8 +7,8 @@ latent coordinates is the one that images of the other half ask for, unless `--l
 composition, `--basis.components` sorts them into discrete states, and `--basis.within` learns how each of these moves.
 `--preset cryodrgn` makes it of a neural field.
 
-Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with the
-map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
+Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with
+the map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
 
 Several processes, on one machine or many, share the work where `torchrun` starts them.
 
@@ -22,10 +22,10 @@ Several processes, on one machine or many, share the work where `torchrun` start
     torchrun --nproc-per-node 4 -m frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
 
 Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
-mask.mrc, fsc.csv, particles.star (every input column kept; what was refined is updated, with the strength of each particle in
-frazilScale) and report.html; with an ensemble also latent.npy (one row
-per row of the input), latent_covariance.npy, ensemble.safetensors and ensemble.json. States that may move have a folder
-each, outputs/component_000 and so on, with all of these for its own particles; `frazil analyze` and `frazil decode` open it.
+mask.mrc, fsc.csv, particles.star (every input column kept; what was refined is updated, and frazilScale says how strong
+each particle is in its image) and report.html; with an ensemble also latent.npy (one row per row of the input),
+latent_covariance.npy, ensemble.safetensors and ensemble.json. States that may move have a folder each,
+outputs/component_000 and so on, with all of these for its own particles; `frazil analyze` and `frazil decode` open it.
 """
 
 from __future__ import annotations
