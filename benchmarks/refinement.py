@@ -221,7 +221,7 @@ def simulated_text(found: list[Recovery]) -> str:
     return (
         measure.markdown_table(header, rows)
         + f"\n\n64² images at 4 Å/px. Disturbed: {DEGREES:g}°, {PIXELS:g} pixel and {DEFOCUS:g} Å, root mean squares. FSC"
-        " area: mean over shells of the correlation of the map of both halves with the truth (of a motion, the mean of its maps)."
+        " area: mean over shells of the correlation of both halves' map with the truth (of a motion, the mean of its maps)."
         " Errors: medians, of the defocus the root mean square. CPU seconds: those of refinement alone.\n\n"
     )
 
