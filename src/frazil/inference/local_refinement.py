@@ -65,6 +65,7 @@ class Refined(TensorValue):
         log_likelihood: of the image, against one of noise alone. log_prior: of what was found, against what was known.
         pose: the refined poses. defocus: to be added to both defoci of the particle, Å. scale: of the particle's density.
         covariance: posterior covariance of the rotation vector in the frame of the view (degrees) and the shift (Å).
+        deviation: posterior standard deviations of the defocus (Å) and of the logarithm of the scale.
     """
 
     log_likelihood: Float[Tensor, "particles candidates"]
@@ -73,13 +74,16 @@ class Refined(TensorValue):
     defocus: Float[Tensor, "particles candidates"]
     scale: Float[Tensor, "particles candidates"]
     covariance: Float[Tensor, "particles candidates 5 5"]
+    deviation: Float[Tensor, "particles candidates 2"]
 
     @staticmethod
     def unrefined(pose: Pose) -> Refined:
         """What is known before: poses (particles, candidates), and nothing else."""
         shape = pose.shift.shape[:2]
         zero = torch.zeros(shape, dtype=torch.float64, device=pose.shift.device)
-        return Refined(zero, zero, pose.to(torch.float64), zero, zero + 1, zero.new_zeros(*shape, 5, 5))
+        return Refined(
+            zero, zero, pose.to(torch.float64), zero, zero + 1, zero.new_zeros(*shape, 5, 5), zero.new_zeros(*shape, 2)
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Every number by its name; `of_tensors` takes them back."""
@@ -235,8 +239,8 @@ class _Trials:
 
     def result(self, here: _Place, pose: Pose, batch: int) -> Refined:
         identity = torch.eye(PARAMETERS, dtype=torch.float64, device=self.values.device)
-        covariance = _solved(here.matrix, identity.expand_as(here.matrix))[:, :5, :5]
-        covariance = covariance * (~self.fixed[:5])[:, None] * (~self.fixed[:5])
+        covariance = _solved(here.matrix, identity.expand_as(here.matrix))
+        covariance = covariance * (~self.fixed)[:, None] * (~self.fixed)
         log_prior = self._log_prior(here.offset)
         parts = (
             here.objective - log_prior,
@@ -245,13 +249,14 @@ class _Trials:
             (self.shift + here.offset[:, 3:5]).to(pose.shift.dtype),
             here.offset[:, 5],
             here.offset[:, 6].exp(),
-            covariance,
+            covariance[:, :5, :5],
+            covariance.diagonal(dim1=1, dim2=2)[:, 5:].clamp(min=0).sqrt(),
         )
-        likelihood, log_prior, rotation, shift, defocus, scale, covariance = (
+        likelihood, log_prior, rotation, shift, *others = (
             part.unflatten(0, (batch, -1)) if batch else part.reshape(*pose.shift.shape[:2], *part.shape[1:])
             for part in parts
         )
-        return Refined(likelihood, log_prior, Pose(rotation, shift), defocus, scale, covariance)
+        return Refined(likelihood, log_prior, Pose(rotation, shift), *others)
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -21,6 +21,7 @@ from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, und
 from frazil.errors import InputError
 from frazil.inference.beam_tilt import beam_tilt_of
 from frazil.inference.half_map import HalfMap
+from frazil.inference.learnt_widths import learnt_widths
 from frazil.inference.local_refinement import PriorWidths, Refined
 from frazil.numerics.rotations import geodesic_angle
 from frazil.numerics.shells import first_shell_below
@@ -57,26 +58,30 @@ class Round:
 
     Attributes:
         number: rounds done. found: of all particles, one candidate each, in the order of the stack. tilt: (x, y) of every
-            optics group, mrad, to be added to that of the stack. noise: power of a coefficient. correlation: corrected FSC
-            of the half-maps that each round began with.
+            optics group, mrad, to be added to that of the stack. noise: power of a coefficient. prior: standard deviations
+            of rotation (degrees), shift (Å), defocus (Å) and scale around what the stack says, as the images tell them.
+            correlation: corrected FSC of the half-maps that each round began with.
     """
 
     number: int
     found: Refined
     tilt: Float[Tensor, "groups 2"]
     noise: Float[Tensor, "groups shells"]
+    prior: PriorWidths
     correlation: Float[Tensor, "rounds shells"]
 
     def tensors(self) -> dict[str, Tensor]:
         """All but the number, by name."""
-        own = {"tilt": self.tilt, "noise": self.noise, "correlation": self.correlation}
+        widths = torch.tensor(astuple(self.prior), dtype=torch.float64)
+        own = {"tilt": self.tilt, "noise": self.noise, "prior": widths, "correlation": self.correlation}
         return own | under("found", self.found.tensors())
 
     @staticmethod
     def of_tensors(number: int, tensors: Mapping[str, Tensor]) -> Round:
         """What `tensors` gave."""
         found = Refined.of_tensors(part("found", tensors))
-        return Round(number, found, tensors["tilt"], tensors["noise"], tensors["correlation"])
+        prior = PriorWidths(*tensors["prior"].tolist())
+        return Round(number, found, tensors["tilt"], tensors["noise"], prior, tensors["correlation"])
 
 
 @final
@@ -185,7 +190,8 @@ class Refiner:
             return state, best
         groups, shells = len(self.particles.grids), self.reference.box_size // 2 + 1
         noise = measured_noise(self.particles)
-        begin = Round(0, Refined.unrefined(self.known), torch.zeros(groups, 2), noise, torch.zeros(0, shells))
+        tilt, nothing = torch.zeros(groups, 2), torch.zeros(0, shells)
+        begin = Round(0, Refined.unrefined(self.known), tilt, noise, self._widest(), nothing)
         return begin, begin
 
     def _kept(self) -> tuple[Round, Round, dict[str, Any]] | None:
@@ -226,10 +232,12 @@ class Refiner:
             table_of_volumes((half.volume(ratio) * self.sign * consensus.mask)[None].float(), layout) for half in halves
         )
         seen = OwnHalf(images, self.known, state.tilt, (a, b), layout, self.grid.half_plane(band))
-        found = _of_mean_strength(seen.refined(state.found, self._prior()))
+        found = _of_mean_strength(seen.refined(state.found, state.prior))
         ratio_of_noise = torch.ones_like(state.noise)
         ratio_of_noise[:, : band + 1] = seen.residual(found)
-        state = replace(state, number=state.number + 1, found=found, noise=state.noise * ratio_of_noise)
+        prior = learnt_widths(found, self.known, state.prior, self._widest())
+        noise = state.noise * ratio_of_noise
+        state = replace(state, number=state.number + 1, found=found, prior=prior, noise=noise)
         return self._with_tilt(state, seen) if self.settings.beam_tilt and self.particles.optics is not None else state
 
     def _band(self, trust: Tensor, number: int) -> int:
@@ -239,7 +247,8 @@ class Refiner:
             shell = self.grid.shell_of(self.settings.first_resolution)
         return min(max(LEAST_BAND, math.ceil(shell)), self.grid.last_shell)
 
-    def _prior(self) -> PriorWidths:
+    def _widest(self) -> PriorWidths:
+        """The widths that the prior begins with, and never exceeds."""
         settings = self.settings
         shift = settings.shift_prior or PIXELS_OF_SHIFT * self.grid.pixel_size
         return PriorWidths(
@@ -298,6 +307,7 @@ class Refiner:
             "median_defocus_change": round(float(found.defocus.abs().median()), 2),
             "scale_spread": round(float(found.scale.std()) if len(found) > 1 else 0.0, 4),
         }
+        values |= {f"prior_{name}": round(width, 4) for name, width in asdict(state.prior).items()}
         self.job.metric(**values)
         self.job.log(
             f"round {state.number}: {values['resolution_masked']:.2f} Å in the mask, {values['resolution_unmasked']:.2f} Å"

@@ -18,13 +18,17 @@ class RefineConfig(StageConfig):
     scale: bool = setting(True, "refine how strong every particle is in its image")
     beam_tilt: bool = setting(False, "refine the beam tilt of every optics group")
     rotation_prior: float = setting(
-        10.0, "how well rotations are known: standard deviation about each axis, degrees", gt=0
+        10.0,
+        "how wrong rotations may be: most standard deviation about each axis, degrees; the images say how much",
+        gt=0,
     )
     shift_prior: float | None = setting(
-        None, "how well shifts are known: standard deviation on each axis, Å (3 pixels unless given)", gt=0
+        None, "how wrong shifts may be: most standard deviation on each axis, Å (3 pixels unless given)", gt=0
     )
-    defocus_prior: float = setting(500.0, "how well defoci are known: standard deviation, Å", gt=0)
-    scale_prior: float = setting(0.2, "how much particles differ in strength: standard deviation, as a share", gt=0)
+    defocus_prior: float = setting(500.0, "how wrong defoci may be: most standard deviation, Å", gt=0)
+    scale_prior: float = setting(
+        0.5, "how much particles may differ in strength: most standard deviation, a share", gt=0
+    )
     first_resolution: float | None = setting(
         None, "finest spacing used in the first round, Å (what the half-maps agree upon unless given)", gt=0
     )
