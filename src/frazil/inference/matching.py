@@ -229,3 +229,34 @@ def _posterior(upright: Tensor, turned: Tensor, count: int, temperature: float) 
 def _joined(parts: list[Match]) -> Match:
     columns = zip(*((part.evidence, part.pose, part.shift, part.perplexity, part.likeliest) for part in parts), strict=True)
     return Match(*(torch.cat(column) for column in columns))
+
+
+def likeliest_views(
+    images: CoarseImages,
+    views: Views,
+    shifts: Float[Tensor, "shifts 2"],
+    plane: HalfPlane,
+    count: int,
+    *,
+    shift_prior: Float[Tensor, " shifts"] | None = None,
+) -> tuple[Int[Tensor, "images count"], Int[Tensor, "images count"], Float[Tensor, "images count"]]:
+    """For every image the views that fit best, each with its best shift: pose numbers, shift numbers, log posteriors.
+
+    Log posteriors are without their constant, the same for all views of an image.
+    """
+    phases = torch.view_as_complex(shift_phases(shifts, plane))
+    real, imaginary = _columns(views, plane, 1.0)
+    prior = _log_prior(views, shifts, shift_prior)
+    size = max(1, SCORES_AT_ONCE // (2 * len(shifts) * views.count))
+
+    def work(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, b = _moved(images[rows], phases, plane)
+        best = [scores.view(len(rows), len(shifts), -1).max(dim=1) for scores in _scores(a, b, real, imaginary, prior)]
+        value, place = (torch.cat(column, dim=1) for column in zip(*best, strict=True))
+        top = value.topk(min(count, value.shape[1]), dim=1)
+        return top.indices, place.gather(1, top.indices), top.values
+
+    with one_thread_per_operation() as threads, ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(work, torch.arange(len(images)).split(size)))
+    pose, shift, score = (torch.cat(column) for column in zip(*parts, strict=True))
+    return pose, shift, score

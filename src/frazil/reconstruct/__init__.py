@@ -37,6 +37,7 @@ from frazil.config import JobConfig, argument, setting
 from frazil.reconstruct.basis_config import BasisConfig
 from frazil.reconstruct.neural_config import NeuralConfig
 from frazil.reconstruct.refine_config import RefineConfig
+from frazil.reconstruct.search_config import SearchConfig
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
@@ -54,7 +55,10 @@ class Config(JobConfig):
     symmetry: str = setting("C1", "point group: C1, C2, ..., D2, ..., T, O, I1 to I4")
     mask: Path | None = setting(None, "mask for the FSC, .mrc on the grid of the map (drawn from the map unless given)")
     contrast: Literal["auto", "bright", "dark"] = setting("auto", "whether particles are bright or dark in the images")
-    poses: Literal["given"] = setting("given", "where the poses come from: the stack itself")
+    poses: Literal["given", "search"] | None = setting(
+        None, "where the poses come from: the table, or a search (given where the table has poses, else a search)"
+    )
+    ignore_poses: bool = setting(False, "search from nothing even where the table has poses")
     density: Literal["voxels", "basis", "field"] | None = setting(
         None,
         "what the density is made of: one rigid map of voxels, a basis of volumes, or a neural field (voxels, or with"
@@ -67,6 +71,7 @@ class Config(JobConfig):
     basis: BasisConfig = BasisConfig()
     train: NeuralConfig = NeuralConfig()
     refine: RefineConfig = RefineConfig()
+    search: SearchConfig = SearchConfig()
 
     @property
     def made_of(self) -> Literal["voxels", "basis", "field"]:

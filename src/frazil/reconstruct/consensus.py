@@ -25,6 +25,8 @@ from frazil.reconstruct import Config
 from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
 
 GIB = 1024**3
+# of refinement, unless so many were asked for
+ROUNDS_AFTER_SEARCH = 12
 # how strong a particle is in its image, 1 on average
 SCALE_COLUMN = "frazilScale"
 
@@ -44,7 +46,14 @@ def reconstruct(config: Config, job: Job) -> None:
     job.log(describe(particles, reference))
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
     refinement = None
-    if config.refine.rounds > 0:
+    if particles.pose is None or config.poses == "search":
+        from frazil.reconstruct.search import search_poses, with_poses
+
+        particles = with_poses(particles, search_poses(particles, config, job))
+        if config.refine.rounds is None:
+            settled = config.refine.model_copy(update={"rounds": ROUNDS_AFTER_SEARCH})
+            config = config.model_copy(update={"refine": settled})
+    if config.refine.rounds:
         from frazil.reconstruct.refine import refine
 
         refinement = refine(particles, reference, config, job)
@@ -156,11 +165,11 @@ def checked_particles(particles: Particles, config: Config) -> Particles:
     """The stack with poses and half-sets, or an error that says what is missing."""
     if particles.count == 0:
         raise InputError("the stack holds no particle", where=config.particles, remedy="give a stack with particles")
-    if particles.pose is None:
+    if particles.pose is None and config.poses == "given":
         raise InputError(
             "the stack has no poses",
             where=config.particles,
-            remedy="refine it first and give the refined particles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi)",
+            remedy="leave out --poses given and they are searched, or give refined particles (rlnAngleRot, ...)",
         )
     half_set = particles.half_set
     if half_set is None:

@@ -10,8 +10,10 @@ class RefineConfig(StageConfig):
 
     Each particle is compared with the map of its own half-set only, to the resolution at which both halves agree."""
 
-    rounds: int = setting(
-        0, "most rounds; they end sooner where the half-maps agree no better; 0 leaves all as it is", ge=0
+    rounds: int | None = setting(
+        None,
+        "most rounds; they end sooner where the half-maps agree no better; 0 leaves all as it is (0; 12 after a search)",
+        ge=0,
     )
     pose: bool = setting(True, "refine rotations and shifts")
     defocus: bool = setting(True, "refine the defocus of every particle")
