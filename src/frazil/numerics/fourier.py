@@ -131,6 +131,24 @@ def coefficients_to_images(
     return torch.fft.irfft2(spectrum.reshape(*shape, n, n // 2 + 1), s=(n, n))
 
 
+def mirrored_coefficients(
+    coefficients: Complex[Tensor, "*batch coefficients"], layout: HalfPlane
+) -> Complex[Tensor, "*batch coefficients"]:
+    """Coefficients of the images mirrored left to right about their centre: ``F'(x, y) = F(-x, y) = conj F(x, -y)``."""
+    partner, on_axis = _mirror_partners(layout.box_size, layout.band, str(layout.device))
+    # on the axis x = 0 a coefficient is its own mirror image
+    return torch.where(on_axis, coefficients, coefficients[..., partner].conj())
+
+
+@lru_cache(maxsize=64)
+def _mirror_partners(box_size: int, band: int, device: str) -> tuple[Tensor, Tensor]:
+    """The place of (x, -y) for every coefficient (x, y), and which of them lie on the axis x = 0."""
+    layout = half_plane(box_size, band, device)
+    place = torch.zeros(band + 1, 2 * band + 1, dtype=torch.int64, device=layout.device)
+    place[layout.x, layout.y + band] = torch.arange(layout.count, device=layout.device)
+    return place[layout.x, band - layout.y], layout.x == 0
+
+
 def volume_to_spectrum(volume: Float[Tensor, "n n n"]) -> Complex[Tensor, "n n half"]:
     """Half spectrum of a volume with its origin at the centre, in the index order of `torch.fft.rfftn`."""
     return torch.fft.rfftn(torch.fft.ifftshift(volume))

@@ -10,6 +10,9 @@ composition, `--basis.components` sorts them into discrete states, and `--basis.
 Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with
 the map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
 
+Poses are those of the stack, unless `--poses amortised` finds them: an encoder looks at every image and guesses, a density
+is learnt from the best guesses, and both from the error of the images. `--preset cryofire` does so as published.
+
 Several processes, on one machine or many, share the work where `torchrun` starts them.
 
     frazil reconstruct particles.star
@@ -19,6 +22,8 @@ Several processes, on one machine or many, share the work where `torchrun` start
     frazil reconstruct particles.star --density basis --basis.components 4 --basis.within auto
     frazil reconstruct particles.star --latent-dim 4
     frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
+    frazil reconstruct particles.star --poses amortised
+    frazil reconstruct particles.star --preset cryofire --latent-dim 8
     torchrun --nproc-per-node 4 -m frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
 
 Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
@@ -34,6 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from frazil.config import JobConfig, argument, setting
+from frazil.reconstruct.amortised_config import AmortisedConfig
 from frazil.reconstruct.basis_config import BasisConfig
 from frazil.reconstruct.neural_config import NeuralConfig
 from frazil.reconstruct.refine_config import RefineConfig
@@ -50,13 +56,15 @@ MANY_PROCESSES = True
 class Config(JobConfig):
     """Settings of `frazil reconstruct`."""
 
-    particles: Path = argument("particle stack with poses: .star, .cs, or a job that made one")
+    particles: Path = argument("particle stack: .star, .cs, or a job that made one")
     images: Path | None = setting(None, "folder the image paths in the stack start from (found by itself as a rule)")
     symmetry: str = setting("C1", "point group: C1, C2, ..., D2, ..., T, O, I1 to I4")
     mask: Path | None = setting(None, "mask for the FSC, .mrc on the grid of the map (drawn from the map unless given)")
     contrast: Literal["auto", "bright", "dark"] = setting("auto", "whether particles are bright or dark in the images")
-    poses: Literal["given", "search"] | None = setting(
-        None, "where the poses come from: the table, or a search (given where the table has poses, else a search)"
+    poses: Literal["given", "search", "amortised"] | None = setting(
+        None,
+        "where the poses come from: the table, a search, or an encoder trained together with the density (given where the"
+        " table has poses, else a search)",
     )
     ignore_poses: bool = setting(False, "search from nothing even where the table has poses")
     density: Literal["voxels", "basis", "field"] | None = setting(
@@ -72,6 +80,7 @@ class Config(JobConfig):
     train: NeuralConfig = NeuralConfig()
     refine: RefineConfig = RefineConfig()
     search: SearchConfig = SearchConfig()
+    amortised: AmortisedConfig = AmortisedConfig()
 
     @property
     def made_of(self) -> Literal["voxels", "basis", "field"]:

@@ -44,6 +44,12 @@ def reconstruct(config: Config, job: Job) -> None:
     check_stack(particles, config)
     check_shares(particles, job.processes)
     job.log(describe(particles, reference))
+    found = None
+    if config.poses == "amortised":
+        from frazil.reconstruct.found_poses import find_poses
+
+        found = find_poses(particles, config, job)
+        particles = found.particles
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
     refinement = None
     if particles.pose is None or config.poses == "search":
@@ -84,6 +90,10 @@ def reconstruct(config: Config, job: Job) -> None:
         from frazil.reconstruct.basis_job import learn_basis
 
         good, following = learn_basis(particles, consensus, config, job, sign=sign)
+    elif found is not None:
+        from frazil.reconstruct.found_poses import write_found_ensemble
+
+        good, following = write_found_ensemble(found, sign, job), job.folder
     else:
         from frazil.reconstruct.neural import train_neural
 
@@ -123,6 +133,12 @@ def check(config: Config) -> None:
         )
     if config.made_of == "field" and not config.latent_dim:
         raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")
+    if config.poses == "amortised" and config.made_of == "field" and config.amortised.proposals:
+        raise InputError(
+            f"{config.amortised.proposals} random proposals for every batch are too many slices of a neural field",
+            where="--amortised.proposals",
+            remedy="give 0, or leave out --density field",
+        )
 
 
 def check_stack(particles: Particles, config: Config) -> None:
@@ -162,7 +178,7 @@ def check_shares(particles: Particles, processes: Processes) -> None:
 
 
 def checked_particles(particles: Particles, config: Config) -> Particles:
-    """The stack with poses and half-sets, or an error that says what is missing."""
+    """The stack with half-sets, and with poses unless they are to be found, or an error that says what is missing."""
     if particles.count == 0:
         raise InputError("the stack holds no particle", where=config.particles, remedy="give a stack with particles")
     if particles.pose is None and config.poses == "given":
