@@ -1,10 +1,13 @@
-"""Poses refined particle by particle against a map: Levenberg and Marquardt in five numbers.
+"""Poses refined particle by particle against a map, or against maps that move: Levenberg and Marquardt in a few numbers.
 
-What an encoder says of an image is as good as its weights; from there the image itself leads to the nearest minimum.
+What an encoder says of an image is as good as its weights; from there the image itself leads to the nearest minimum. Where
+molecules move, a rigid map draws poses away from the truth: what a domain has turned is taken for a turn of the whole. So the
+conformation is refined with the pose.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -49,60 +52,93 @@ class ObservedImages:
         kept = slice(layout.count)
         return ObservedImages(self.coefficients[:, kept], self.transfer[:, kept], self.weight[kept], self.grid, layout)
 
-    def predicted(self, density: Density, pose: Pose) -> Complex[Tensor, "batch coefficients"]:
-        """What the density looks like from these poses, seen through the optics."""
-        return density.project(pose, self.grid, self.layout) * self.transfer
+    def seen(self, maps: Sequence[Density], pose: Pose) -> Complex[Tensor, "batch maps coefficients"]:
+        """Each map from these poses, through the optics."""
+        return torch.stack([one.project(pose, self.grid, self.layout) * self.transfer for one in maps], 1)
 
-    def error_of(self, predicted: Complex[Tensor, "batch coefficients"]) -> Float[Tensor, " batch"]:
-        """Weighted sum of squared differences of each image."""
-        return torch.view_as_real(predicted - self.coefficients).square().sum(-1) @ self.weight
+    def error_of(
+        self, predicted: Complex[Tensor, "batch coefficients"], latent: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, " batch"]:
+        """Weighted sum of squared differences of each image, and the price of its latent: twice minus the log posterior."""
+        rest = torch.view_as_real(predicted - self.coefficients).square().sum(-1) @ self.weight
+        return rest + latent.square().sum(-1)
+
+
+@final
+@dataclass(frozen=True)
+class Refined:
+    """Where refinement has come to.
+
+    Attributes:
+        pose: of every image. latent: its conformation, without coordinates for a rigid map. error: see
+            `ObservedImages.error_of`.
+    """
+
+    pose: Pose
+    latent: Float[Tensor, "batch latent"]
+    error: Float[Tensor, " batch"]
 
 
 @torch.no_grad()
-def refine_poses(density: Density, observed: ObservedImages, pose: Pose, steps: int = 6) -> tuple[Pose, Tensor]:
-    """Poses at a minimum of each image's error near the given ones, and the errors there.
+def refine_poses(
+    maps: Sequence[Density],
+    observed: ObservedImages,
+    pose: Pose,
+    latent: Float[Tensor, "batch latent"] | None = None,
+    steps: int = 6,
+) -> Refined:
+    """Poses and conformations at a minimum of each image's error near the given ones.
 
-    Each step solves ``(J^T W J + damping diag) p = J^T W r`` for a rotation vector in the frame of the view and a
-    shift; a step that does not lower the error is taken back and tried again with more damping. So the error never rises.
+    Each step solves ``(J^T W J + damping diag) p = J^T W r`` for a rotation vector in the frame of the view, a shift and the
+    latent; a step that does not lower the error is taken back and tried again with more damping. So the error never rises.
+
+    Args:
+        maps: the mean, then directions of change whose weights are the latent, each with a standard normal prior; weights of
+            the observed images are one over the power of the noise then. latent: to start from; 0 unless given.
     """
-    seen = observed.predicted(density, pose)
-    error = observed.error_of(seen)
+    latent = pose.shift.new_zeros(len(pose), len(maps) - 1) if latent is None else latent
+    parts = observed.seen(maps, pose)
+    error = observed.error_of(_mixed(parts, latent), latent)
     damping = torch.full_like(error, FIRST_DAMPING)
     for _ in range(steps):
-        moved = _moved(pose, *_step(density, observed, pose, seen, damping))
-        tried = observed.predicted(density, moved)
-        found = observed.error_of(tried)
+        turn, shift, change = _step(maps, observed, pose, parts, latent, damping)
+        moved = Pose(from_rotation_vector(turn) @ pose.rotation, pose.shift + shift)
+        tried, changed = observed.seen(maps, moved), latent + change
+        found = observed.error_of(_mixed(tried, changed), changed)
         better = found < error
         pose = Pose(_choose(better, moved.rotation, pose.rotation), _choose(better, moved.shift, pose.shift))
-        seen, error = _choose(better, tried, seen), torch.where(better, found, error)
+        parts, latent = _choose(better, tried, parts), _choose(better, changed, latent)
+        error = torch.where(better, found, error)
         damping = damping * torch.where(better, EASE, STIFFEN)
-    return pose, error
+    return Refined(pose, latent, error)
+
+
+def _mixed(parts: Tensor, latent: Tensor) -> Tensor:
+    """The mean and the directions of change, weighted."""
+    return parts[:, 0] + (parts[:, 1:] * latent[..., None]).sum(1)
 
 
 def _step(
-    density: Density, observed: ObservedImages, pose: Pose, seen: Tensor, damping: Tensor
-) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, "batch 2"]]:
-    """Rotation vector (radians) and shift (Å) of one damped step."""
+    maps: Sequence[Density], observed: ObservedImages, pose: Pose, parts: Tensor, latent: Tensor, damping: Tensor
+) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, "batch 2"], Float[Tensor, "batch latent"]]:
+    """Rotation vector (radians), shift (Å) and change of the latent of one damped step."""
     layout, angle = observed.layout, DIFFERENCE * DEGREE
+    seen = _mixed(parts, latent)
     turns = from_rotation_vector(torch.eye(3).to(pose.rotation) * angle)
-    slopes = [(observed.predicted(density, Pose(turn @ pose.rotation, pose.shift)) - seen) / angle for turn in turns]
+    turned = [_mixed(observed.seen(maps, Pose(turn @ pose.rotation, pose.shift)), latent) for turn in turns]
     wave = torch.stack((layout.x, layout.y)).to(pose.shift) * (-2 * torch.pi / observed.grid.extent)
+    slopes = [(one - seen) / angle for one in turned]
     slopes += [seen * torch.complex(torch.zeros_like(along), along) for along in wave]
-    jacobian = torch.view_as_real(torch.stack(slopes, 1)).flatten(2)
-    weight = observed.weight.repeat_interleave(2)
+    jacobian = torch.view_as_real(torch.cat((torch.stack(slopes, 1), parts[:, 1:]), 1)).flatten(2)
+    weighted = jacobian * observed.weight.repeat_interleave(2)
     residual = torch.view_as_real(observed.coefficients - seen).flatten(1)
-    normal = (jacobian * weight) @ jacobian.mT
-    pull = ((jacobian * weight) @ residual[..., None])[..., 0]
+    normal, pull = weighted @ jacobian.mT, (weighted @ residual[..., None])[..., 0]
     diagonal = normal.diagonal(dim1=-2, dim2=-1)
     # a direction that changes nothing must not make the matrix singular
-    floor = 1e-6 * diagonal.mean(-1, keepdim=True) + 1e-30
-    system = normal + torch.diag_embed(damping[:, None] * diagonal + floor)
-    step = torch.linalg.solve(system, pull)
-    return step[:, :3], step[:, 3:]
-
-
-def _moved(pose: Pose, vector: Tensor, shift: Tensor) -> Pose:
-    return Pose(from_rotation_vector(vector) @ pose.rotation, pose.shift + shift)
+    system = normal + torch.diag_embed(damping[:, None] * diagonal + 1e-6 * diagonal.mean(-1, keepdim=True) + 1e-30)
+    prior = torch.cat((torch.zeros(5), torch.ones(latent.shape[1]))).to(latent)
+    step = torch.linalg.solve(system + torch.diag(prior), pull - torch.nn.functional.pad(latent, (5, 0)))
+    return step[:, :3], step[:, 3:5], step[:, 5:]
 
 
 def _choose(better: Bool[Tensor, " batch"], new: Tensor, old: Tensor) -> Tensor:

@@ -59,6 +59,9 @@ class AmortisedConfig(StageConfig):
     loss_scale: float = setting(1.0, "factor of the whole loss", gt=0)
     refine: int = setting(3, "rounds of refinement per particle against half-maps, after training", ge=0)
     refine_candidates: int = setting(3, "guesses of each image that the first round starts from", ge=1)
+    refine_dimensions: int = setting(
+        3, "coordinates of the conformation that are refined with the pose; 0 for one rigid map", ge=0
+    )
     metric_every: int | None = setting(
         None, "optimizer steps between lines of metrics (one per epoch unless given)", ge=1
     )

@@ -15,15 +15,14 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from frazil.data.stack import Particles
-from frazil.inference.half_map import HalfMap
 from frazil.inference.pose_refinement import ObservedImages, refine_poses
 from frazil.inference.proposals import best_proposal
 from frazil.numerics.rotations import geodesic_angle, random_rotations
-from frazil.numerics.shells import shell_correlation
 from frazil.physics.density import Voxels
 from frazil.physics.pose import DEGREE, Pose
 from frazil.reconstruct.amortised import AmortisedPoses
 from frazil.reconstruct.consensus import backproject_together
+from frazil.reconstruct.moving_reference import filtered_maps, moving_maps
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE, NOISE_SAMPLE = 128, 500
 # steps out to the band that was trained, where minima are wide, and then out to the edge
 COARSE_STEPS, FINE_STEPS = 4, 5
-# correlations of half-maps are believed within these
-LEAST_CORRELATION, MOST_CORRELATION = 1e-3, 0.999
 
 
 @final
@@ -43,11 +40,11 @@ class Reference:
     """What the particles of a half are compared with.
 
     Attributes:
-        density: the map of the half, in the unit of the standardised images. rotations: random ones. slices: of the density
-            at these, out to the coarse band.
+        maps: the mean of the half, then its directions of change, in the unit of the standardised images. rotations: random
+            ones. slices: of the mean at these, out to the coarse band.
     """
 
-    density: Voxels
+    maps: list[Voxels]
     rotations: Float[Tensor, "rotations 3 3"]
     slices: Complex[Tensor, "rotations coefficients"]
 
@@ -65,9 +62,9 @@ def refine_in_rounds(
     for number in range(1, config.amortised.refine + 1):
         first = Pose(pose.rotation[:, 0], pose.shift[:, 0])
         maps = reference_maps(task, particles.given(pose=first), config, job)
-        weight = whitening(task, particles, first, maps[0])
+        weight = whitening(task, particles, first, maps[0][0])
         rotations = random_rotations(config.amortised.proposals, generator).to(task.device)
-        references = [reference(task, density, rotations, coarse) for density in maps]
+        references = [reference(task, half, rotations, coarse) for half in maps]
         pose = refine_all(task, particles, pose, references, weight, coarse, job)
         turned = geodesic_angle(pose.rotation[:, 0], first.rotation) / DEGREE
         job.log(
@@ -77,31 +74,26 @@ def refine_in_rounds(
     return Pose(pose.rotation[:, :1], pose.shift[:, :1])
 
 
-def reference_maps(task: AmortisedPoses, particles: Particles, config: Config, job: Job) -> tuple[Voxels, Voxels]:
-    """The map of each half, Wiener filtered by their correlation, in the unit of the standardised images."""
+def reference_maps(task: AmortisedPoses, particles: Particles, config: Config, job: Job) -> list[list[Voxels]]:
+    """The maps of each half in the unit of the standardised images: the mean, and directions of change where asked for."""
     grid = particles.grid
-    halves = backproject_together(particles, grid, config.symmetry, job)
-    correlation = shell_correlation(halves[0].volume(), halves[1].volume())
-    believed = correlation.clamp(LEAST_CORRELATION, MOST_CORRELATION).to(torch.float32)
-    ratio = believed / (1 - believed)
-
-    def of(half: HalfMap) -> Voxels:
-        return Voxels((half.volume(ratio) / task.images.amplitude).to(task.device), grid)
-
-    return of(halves[0]), of(halves[1])
+    halves = filtered_maps(*backproject_together(particles, grid, config.symmetry, job))
+    if config.amortised.refine_dimensions:
+        halves = moving_maps(particles, halves, config.amortised.refine_dimensions, config, job)
+    return [[Voxels((one / task.images.amplitude).to(task.device), grid) for one in half] for half in halves]
 
 
-def reference(task: AmortisedPoses, density: Voxels, rotations: Tensor, coarse: int) -> Reference:
-    """A map with its views from random rotations."""
+def reference(task: AmortisedPoses, maps: list[Voxels], rotations: Tensor, coarse: int) -> Reference:
+    """The maps of a half with the views of its mean from random rotations."""
     still = Pose(rotations, rotations.new_zeros(len(rotations), 2))
-    return Reference(density, rotations, density.project(still, task.images.grid, task.layout.within(coarse)))
+    return Reference(maps, rotations, maps[0].project(still, task.images.grid, task.layout.within(coarse)))
 
 
 def whitening(task: AmortisedPoses, particles: Particles, pose: Pose, density: Voxels) -> Tensor:
     """Weights of the coefficients: one over the power of what a map leaves of the images, shell by shell."""
     rows = torch.arange(0, particles.count, max(1, particles.count // NOISE_SAMPLE))
     observed = observe(task, rows, task.weight)
-    rest = observed.predicted(density, pose[rows].to(str(task.device))) - observed.coefficients
+    rest = observed.seen([density], pose[rows].to(str(task.device)))[:, 0] - observed.coefficients
     shell = task.layout.shell
     power = torch.zeros(int(shell.max()) + 1, device=task.device).index_add_(0, shell, rest.abs().square().mean(0))
     power = power / torch.bincount(shell)
@@ -133,7 +125,7 @@ def refine_all(
                 observed = observe(task, places + own.start, weight)
                 guesses = pose[places + own.start].to(str(task.device))
                 candidates = with_proposal(guesses, references[half], observed.within(coarse), task.shifts)
-                found = refine_candidates(references[half].density, observed, candidates, coarse)
+                found = refine_candidates(references[half].maps, observed, candidates, coarse)
                 rotation[places, 0], shift[places, 0] = found.rotation.cpu(), found.shift.cpu()
                 progress.advance(len(places))
     return Pose(job.processes.gather(rotation), job.processes.gather(shift))
@@ -153,12 +145,13 @@ def with_proposal(candidates: Pose, reference: Reference, observed: ObservedImag
     )
 
 
-def refine_candidates(density: Voxels, observed: ObservedImages, pose: Pose, coarse: int) -> Pose:
+def refine_candidates(maps: list[Voxels], observed: ObservedImages, pose: Pose, coarse: int) -> Pose:
     """Of each image's candidates, all refined out to the coarse band, the best one refined out to the edge."""
     seen = observed.within(coarse)
-    refined = [refine_poses(density, seen, pose[:, c], COARSE_STEPS) for c in range(pose.shift.shape[1])]
-    best = torch.stack([error for _, error in refined]).argmin(0)
+    refined = [refine_poses(maps, seen, pose[:, c], steps=COARSE_STEPS) for c in range(pose.shift.shape[1])]
+    best = torch.stack([one.error for one in refined]).argmin(0)
     row = torch.arange(len(best), device=best.device)
-    rotation = torch.stack([found.rotation for found, _ in refined])[best, row]
-    shift = torch.stack([found.shift for found, _ in refined])[best, row]
-    return refine_poses(density, observed, Pose(rotation, shift), FINE_STEPS)[0]
+    rotation = torch.stack([one.pose.rotation for one in refined])[best, row]
+    shift = torch.stack([one.pose.shift for one in refined])[best, row]
+    latent = torch.stack([one.latent for one in refined])[best, row]
+    return refine_poses(maps, observed, Pose(rotation, shift), latent, steps=FINE_STEPS).pose
