@@ -25,6 +25,9 @@ RESULTS = (
     "consensus.mrc",
     "particles.star",
 )
+AMORTISED = ("--poses", "amortised", "--threads", 1, "--no-report", "--amortised.width", 16, "--amortised.epochs", 4)
+AMORTISED += ("--amortised.batch-size", 4, "--amortised.proposals", 16, "--amortised.checkpoint-every", 3)
+AMORTISED += ("--amortised.refine", 1, "--amortised.refine-dimensions", 1, "--amortised.radius-every", 100)
 
 
 def check_same(whole: Path, broken: Path) -> None:
@@ -36,10 +39,11 @@ def check_same(whole: Path, broken: Path) -> None:
             assert (broken / "outputs" / name).read_bytes() == (whole / "outputs" / name).read_bytes(), name
 
 
-IDS = ("field", "basis")
-
-
-@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (0, 1, 2)), (BASIS, (2, 7, 14))], ids=IDS)
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [(FLAGS, (0, 1, 2)), (BASIS, (2, 7, 14)), (AMORTISED, (0, 1, 2))],
+    ids=["field", "basis", "amortised"],
+)
 def test_killed_reconstruction_resumes_bitwise(
     server: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
 ) -> None:
