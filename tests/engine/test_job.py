@@ -50,6 +50,12 @@ def test_the_folder_has_what_the_design_says() -> None:
     assert record["inputs"][0]["path"].endswith("a.star") and record["inputs"][0]["size"] == 6
 
 
+def test_events_without_tensorboard_are_refused_before_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frazil.engine.metrics.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"--tensorboard: TensorBoard is not installed.*pip install tensorboard"):
+        open_toy(tensorboard=True)
+
+
 def test_a_killed_job_is_resumed_and_a_finished_one_is_not_run() -> None:
     job = open_toy()
     job._claim.release()  # what the system does when a process is killed: status.json still says "running"

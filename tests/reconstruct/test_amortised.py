@@ -25,10 +25,12 @@ from frazil.reconstruct.coefficients import standardise
 from frazil.reconstruct.learnt_density import LearntField, LearntVoxels
 
 ROWS = torch.arange(6)
-QUICK = ("--poses", "amortised", "--threads", 1, "--no-report", "--amortised.width", 16, "--amortised.layers", 2)
-QUICK += ("--amortised.epochs", 2, "--amortised.batch-size", 16, "--amortised.proposals", 24, "--amortised.heads", 2)
-QUICK += ("--amortised.refine", 1, "--amortised.refine-candidates", 2, "--amortised.refine-dimensions", 1)
-QUICK += ("--amortised.radius-every", 100, "--amortised.first-radius", 3, "--amortised.last-radius", 6)
+QUICK = (
+    *("--poses", "amortised", "--threads", 1, "--no-report", "--amortised.width", 16, "--amortised.layers", 2),
+    *("--amortised.epochs", 2, "--amortised.batch-size", 16, "--amortised.proposals", 24, "--amortised.heads", 2),
+    *("--amortised.refine", 1, "--amortised.refine-candidates", 2, "--amortised.refine-dimensions", 1),
+    *("--amortised.radius-every", 100, "--amortised.first-radius", 3, "--amortised.last-radius", 6),
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from frazil.engine.files import write_text
+from frazil.errors import InputError
 
 STEPS = ("step", "epoch")  # what may stand on the horizontal axis
 
@@ -20,9 +22,18 @@ class Metrics:
 
     Args:
         folder: of the job; without one nothing is written.
+
+    Raises:
+        InputError: when events are asked for and TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path | None, *, tensorboard: bool = False) -> None:
+        if tensorboard and find_spec("tensorboard") is None:
+            raise InputError(
+                "TensorBoard is not installed",
+                where="--tensorboard",
+                remedy="install it (pip install tensorboard), or leave the flag out: metrics.jsonl has the same numbers",
+            )
         self.path = None if folder is None else folder / "metrics.jsonl"
         self._file = None
         self._tensorboard = tensorboard

@@ -79,6 +79,7 @@ def find_poses(particles: Particles, config: Config, job: Job) -> FoundPoses:
     if options.refine:
         pose = refine_in_rounds(task, particles, pose, seen, config, job)
     found = Pose(pose.rotation[:, 0], pose.shift[:, 0])
+    job.log("one encoder has seen both half-sets: their FSC is too good; hand and frame are not determined")
     return FoundPoses(particles.given(pose=found), latent if config.made_of == "field" else None, network)
 
 
