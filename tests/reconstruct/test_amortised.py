@@ -234,6 +234,23 @@ def test_particles_without_poses_become_maps_and_a_table_with_poses(
     assert [line["refinement"] for line in lines if "refinement" in line] == [1]
 
 
+def test_a_basis_is_learnt_at_the_poses_that_were_found(run_frazil: Any, small_stack: Path, tmp_path: Path) -> None:
+    flags = ("--density", "basis", "--latent-dim", 1, "--basis.landmarks", 8, "--basis.passes", 2)
+    done = run_frazil("reconstruct", without_poses(small_stack, tmp_path), *QUICK, *flags, "--out", tmp_path / "job")
+    assert done.code == 0, done.stderr
+    assert np.load(tmp_path / "job" / "outputs" / "latent.npy").shape == (80, 1)
+
+
+def test_two_processes_find_what_one_finds(server: Any, small_stack: Path, tmp_path: Path) -> None:
+    curves = []
+    for processes in (1, 2):
+        job = tmp_path / str(processes)
+        assert server.run("reconstruct", small_stack, *QUICK, "--out", job, processes=processes) == [0] * processes
+        lines = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
+        curves.append([line["loss"] for line in lines if "loss" in line])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
 def test_every_setting_of_amortised_poses_is_taken(run_frazil: Any, small_stack: Path, tmp_path: Path) -> None:
     flags = ("--amortised.encoder", "convolutional", "--amortised.depth", 2, "--amortised.channels", 2)
     flags += ("--amortised.kernel-size", 5, "--amortised.input-mask", "none", "--amortised.mirror", "flip")
