@@ -227,7 +227,9 @@ def _posterior(upright: Tensor, turned: Tensor, count: int, temperature: float) 
 
 
 def _joined(parts: list[Match]) -> Match:
-    columns = zip(*((part.evidence, part.pose, part.shift, part.perplexity, part.likeliest) for part in parts), strict=True)
+    columns = zip(
+        *((part.evidence, part.pose, part.shift, part.perplexity, part.likeliest) for part in parts), strict=True
+    )
     return Match(*(torch.cat(column) for column in columns))
 
 

@@ -173,9 +173,7 @@ def random_guess(level: Level, classes: int, images: int, generator: torch.Gener
         own = slice(k * each, (k + 1) * each)
         sums = ViewSums(numerator[own], weight[own], torch.ones(each))
         made.append(level.low.volumes(*level.low.sums(sums, rotations[own], 1)))
-    return Guess(
-        torch.cat(made), None, None, torch.ones(level.low.band + 1), torch.full((classes,), 1 / classes)
-    )
+    return Guess(torch.cat(made), None, None, torch.ones(level.low.band + 1), torch.full((classes,), 1 / classes))
 
 
 def improved(level: Level, guess: Guess, rows: Tensor, generator: torch.Generator, temperature: float) -> Guess:

@@ -192,9 +192,7 @@ class _Searcher:
         """The volumes of images placed off the grid, and again."""
         for number in range(SETTLING):
             with self.job.progress(len(self.rows), f"placing images ({number + 1} of {SETTLING})") as progress:
-                pose, component, likelihood = self._placed(
-                    self.final.images, self.rows, volumes, progress.advance
-                )
+                pose, component, likelihood = self._placed(self.final.images, self.rows, volumes, progress.advance)
             self.job.log(f"log likelihood ratio per image {float(likelihood.mean()):.2f}")
             volumes = self._made(pose, component, len(volumes))
         return volumes
