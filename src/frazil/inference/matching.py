@@ -15,6 +15,7 @@ volumes', or a class average turned in its plane).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def match_views(
     phases = torch.view_as_complex(shift_phases(shifts, plane))
     real, imaginary = _columns(views, plane, temperature)
     prior = _log_prior(views, shifts, shift_prior)
-    size = max(1, SCORES_AT_ONCE // (2 * len(shifts) * views.count))
+    size = _images_at_once(len(images), len(shifts), views.count)
 
     def work(batches: Sequence[Tensor]) -> tuple[list[Match], Tensor, Tensor, Tensor]:
         found, of_real, of_imaginary = [], torch.zeros_like(real), torch.zeros_like(imaginary)
@@ -172,9 +173,14 @@ def match_views(
         stretches = [batches[start::threads] for start in range(min(threads, len(batches)))]
         parts = list(pool.map(work, stretches))
     matches = [parts[number % len(parts)][0][number // len(parts)] for number in range(len(batches))]
-    sums_real, sums_imaginary, share = (sum(part[column] for part in parts) for column in (1, 2, 3))
+    sums_real, sums_imaginary, share = (torch.stack(column).sum(0) for column in list(zip(*parts, strict=True))[1:])
     numerator = torch.stack((sums_real[:, : plane.count], sums_imaginary), dim=-1)
     return _joined(matches), ViewSums(numerator, -sums_real[:, plane.count :], share)
+
+
+def _images_at_once(images: int, shifts: int, views: int) -> int:
+    """As many as memory allows, and few enough for every thread to have some."""
+    return max(1, min(SCORES_AT_ONCE // (2 * shifts * views), math.ceil(images / (2 * torch.get_num_threads()))))
 
 
 def _columns(views: Views, plane: HalfPlane, temperature: float) -> tuple[Tensor, Tensor]:
@@ -249,7 +255,7 @@ def likeliest_views(
     phases = torch.view_as_complex(shift_phases(shifts, plane))
     real, imaginary = _columns(views, plane, 1.0)
     prior = _log_prior(views, shifts, shift_prior)
-    size = max(1, SCORES_AT_ONCE // (2 * len(shifts) * views.count))
+    size = _images_at_once(len(images), len(shifts), views.count)
 
     def work(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, b = _moved(images[rows], phases, plane)

@@ -1,7 +1,7 @@
 """Even grids over the rotations: viewing directions on HEALPix, times in-plane angles.
 
-A grid of order ``p`` has ``12 * 4^p`` directions (Gorski et al. 2005), about ``58.6 / 2^p`` degrees apart, and in-plane angles
-equally far apart. Turning a view by 180 degrees in its plane conjugates its Fourier coefficients, so a grid lists one
+A grid of order ``p`` has ``12 * 4^p`` directions (Gorski et al. 2005), about ``58.6 / 2^p`` degrees apart, and in-plane
+angles equally far apart. Turning a view by 180 degrees in its plane conjugates its Fourier coefficients, so a grid lists one
 of each such pair: `half_turned` gives the others.
 """
 

@@ -1,7 +1,7 @@
 """Volumes from images whose poses nobody knows: random starts of expectation-maximisation, and the choice between them.
 
-A start gives every image of a small batch a random rotation. Each round compares a new batch with views of the volumes all over
-a grid of poses (`inference.matching`), and makes the volumes anew of what the images give to each view, averaged with
+A start gives every image of a small batch a random rotation. Each round compares a new batch with views of the volumes all
+over a grid of poses (`inference.matching`), and makes the volumes anew of what the images give to each view, averaged with
 earlier batches. At first images are believed more than they should be (a temperature below one): that breaks the symmetry of
 the first, featureless volumes soon. A start may end in the wrong volume, so there are several, and images that none of them
 has seen choose.
@@ -52,27 +52,24 @@ class Search:
     """What stays the same while poses are searched.
 
     Attributes:
-        images: all that may be looked at, to the finest band. grid: theirs. symmetry: point group.
-        radius: of the molecule, Å. lowest: coarsest spacing used, Å. shift_range: Å.
+        grid: of the images. symmetry: point group. radius: of the molecule, Å. lowest: coarsest spacing used, Å.
+        shift_range: how far off centre particles may be, Å.
     """
 
-    images: CoarseImages
     grid: Grid
     symmetry: Float[Tensor, "operations 3 3"]
     radius: float
     lowest: float
     shift_range: float
 
-    def level(self, resolution: float) -> Level:
-        """The comparison at a resolution in Å."""
+    def level(self, resolution: float, reach: float = REACH_OF_VIEW) -> Level:
+        """The comparison at a resolution in Å, with a view within ``reach`` of it of any rim of the molecule."""
         band = min(max(4, round(self.grid.shell_of(resolution))), self.grid.last_shell)
         low = LowBand.of(band, self.symmetry, min(self.radius / self.grid.extent, 0.48))
         resolution = self.grid.resolution_of(band)
-        order = next(p for p in range(1, 9) if self.rim(p) <= REACH_OF_VIEW * resolution)
+        order = next(p for p in range(1, 9) if self.rim(p) <= reach * resolution)
         shifts = disc_of_shifts(self.shift_range, SHIFT_STEP * resolution)
-        count = low.plane.count
-        images = CoarseImages(self.images.values[:, :count].contiguous(), self.images.transfer[:, :count].contiguous())
-        return Level(self, low, images, order, shifts)
+        return Level(self, low, order, shifts)
 
     def rim(self, order: int) -> float:
         """How far, in Å, the rim of the molecule may be from where the nearest view of a grid has it."""
@@ -85,14 +82,18 @@ class Level:
     """One resolution of the search.
 
     Attributes:
-        low: the volumes' band. images: cut at it. order: of the grid of rotations. shifts: tried, Å.
+        low: the volumes' band. order: of the grid of rotations. shifts: tried, Å.
     """
 
     search: Search
     low: LowBand
-    images: CoarseImages
     order: int
     shifts: Float[Tensor, "shifts 2"]
+
+    def cut(self, images: CoarseImages) -> CoarseImages:
+        """Images with the coefficients of this level alone."""
+        count = self.low.plane.count
+        return CoarseImages(images.values[:, :count].contiguous(), images.transfer[:, :count].contiguous())
 
     @property
     def resolution(self) -> float:
@@ -119,14 +120,14 @@ class Level:
         return -2 * (self.shifts.norm(dim=1) / max(self.search.shift_range, 1e-6)).square()
 
     def match(
-        self, guess: Guess, rows: Tensor, rotations: Float[Tensor, "rotations 3 3"], temperature: float = 1.0
+        self, guess: Guess, images: CoarseImages, rotations: Float[Tensor, "rotations 3 3"], temperature: float = 1.0
     ) -> tuple[Match, ViewSums, Views]:
-        """Compare some images with all views of the volumes."""
+        """Compare images of this level with all views of the volumes."""
         gain = (guess.noise.rsqrt() * self.used)[self.low.plane.shell]
         prior = guess.share.log().repeat_interleave(len(rotations))
         views = Views(self.low.views(guess.volumes, rotations), prior)
         match, sums = match_views(
-            self.images[rows].scaled(gain), views, self.cells(), self.low.plane,
+            images.scaled(gain), views, self.cells(), self.low.plane,
             temperature=temperature, shift_prior=self.shift_prior(),
         )  # fmt: skip
         return match, sums, views
@@ -158,13 +159,11 @@ class Guess:
         return Guess(level.low.fitted(self.volumes), None, None, noise, self.share)
 
 
-def random_guess(level: Level, classes: int, images: int, generator: torch.Generator) -> Guess:
+def random_guess(level: Level, images: CoarseImages, classes: int, count: int, generator: torch.Generator) -> Guess:
     """Volumes of so many images for each class, all in random poses."""
-    total = len(level.images)
-    rotations = random_rotations(classes * images, generator)
-    rows = torch.cat([torch.randperm(total, generator=generator)[:images] for _ in range(classes)])
-    rotations = rotations[: len(rows)]
-    chosen, each = level.images[rows], len(rows) // classes
+    rows = torch.cat([torch.randperm(len(images), generator=generator)[:count] for _ in range(classes)])
+    rotations = random_rotations(len(rows), generator)
+    chosen, each = images[rows], len(rows) // classes
     counts = torch.bincount(level.low.plane.shell)
     numerator = chosen.values * chosen.transfer[..., None]
     weight = shell_sums(chosen.transfer.square(), level.low.plane) / counts
@@ -176,16 +175,17 @@ def random_guess(level: Level, classes: int, images: int, generator: torch.Gener
     return Guess(torch.cat(made), None, None, torch.ones(level.low.band + 1), torch.full((classes,), 1 / classes))
 
 
-def improved(level: Level, guess: Guess, rows: Tensor, generator: torch.Generator, temperature: float) -> Guess:
-    """One round: a batch of images against all views, and the volumes made anew."""
+def improved(
+    level: Level, guess: Guess, batch: CoarseImages, total: int, generator: torch.Generator, temperature: float
+) -> Guess:
+    """One round: a batch of images, of so many in all, against all views, and the volumes made anew."""
     rotations = level.rotations(generator)
     classes = len(guess.volumes)
-    _, sums, views = level.match(guess, rows, rotations, temperature)
+    _, sums, views = level.match(guess, batch, rotations, temperature)
     # as if all images were like these: a volume that is thought poor is damped, tells images less, and so becomes poorer
-    worth = len(level.images) / len(rows)
+    worth = total / len(batch)
     new, weight = (worth * part for part in level.low.sums(sums, rotations, classes))
-    kept = 1 / (guess.rounds + 1) if len(rows) < len(level.images) else 1.0
-    kept = max(LEAST_NEW, kept)
+    kept = max(LEAST_NEW, 1 / (guess.rounds + 1)) if len(batch) < total else 1.0
     if guess.numerator is not None and guess.weight is not None:
         new, weight = (1 - kept) * guess.numerator + kept * new, (1 - kept) * guess.weight + kept * weight
     found = sums.share.unflatten(0, (classes, -1)).sum(1)
@@ -193,15 +193,14 @@ def improved(level: Level, guess: Guess, rows: Tensor, generator: torch.Generato
     share = guess.share + kept * (found / found.sum() - guess.share)
     noise = guess.noise
     if guess.rounds >= NOISE_FROM:
-        noise = level_noise(level, rows, views, sums)
+        noise = level_noise(level, batch, views, sums)
     return Guess(level.low.volumes(new, weight), new, weight, noise, share, guess.rounds + 1)
 
 
-def level_noise(level: Level, rows: Tensor, views: Views, sums: ViewSums) -> Float[Tensor, " shells"]:
+def level_noise(level: Level, images: CoarseImages, views: Views, sums: ViewSums) -> Float[Tensor, " shells"]:
     """What the images' power in each shell has beyond that of the views they are given to."""
     plane = level.low.plane
     counts = torch.bincount(plane.shell)
-    images = level.images[rows]
     total = (shell_sums(images.values.square().sum(-1), plane) / counts).mean(0)
     passed = (shell_sums(images.transfer.square(), plane) / counts).mean(0)
     share = sums.share / sums.share.sum()
@@ -211,10 +210,10 @@ def level_noise(level: Level, rows: Tensor, views: Views, sums: ViewSums) -> Flo
 
 def run_rounds(
     level: Level,
+    images: CoarseImages,
     guess: Guess,
     rounds: int,
-    images: int,
-    pool: Tensor,
+    count: int,
     generator: torch.Generator,
     *,
     cold: bool,
@@ -223,18 +222,18 @@ def run_rounds(
     """Some rounds at one level.
 
     Args:
-        images: of a round. pool: rows that may be looked at. cold: begin below temperature one.
+        images: all that may be looked at. count: of them in a round. cold: begin below temperature one.
     """
     for number in range(rounds):
-        rows = pool[torch.randperm(len(pool), generator=generator)[:images]]
+        rows = torch.randperm(len(images), generator=generator)[:count]
         warmth = min(1.0, number / max(1.0, WARMING * rounds)) if cold else 1.0
-        guess = improved(level, guess, rows, generator, FIRST_TEMPERATURE ** (1 - warmth))
+        guess = improved(level, guess, images[rows], len(images), generator, FIRST_TEMPERATURE ** (1 - warmth))
         advance(1)
     return guess
 
 
-def judged(level: Level, guess: Guess, rows: Tensor) -> float:
+def judged(level: Level, images: CoarseImages, guess: Guess) -> float:
     """Mean log evidence of images at the noise of whole images: comparable between all starts."""
     plain = replace(guess.at(level), noise=torch.ones(level.low.band + 1))
-    match, _, _ = level.match(plain, rows, level.rotations())
+    match, _, _ = level.match(plain, images, level.rotations())
     return float(match.evidence.mean())

@@ -25,8 +25,6 @@ from frazil.reconstruct import Config
 from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
 
 GIB = 1024**3
-# of refinement, unless so many were asked for
-ROUNDS_AFTER_SEARCH = 12
 # how strong a particle is in its image, 1 on average
 SCALE_COLUMN = "frazilScale"
 
@@ -53,16 +51,14 @@ def reconstruct(config: Config, job: Job) -> None:
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
     refinement = None
     if particles.pose is None or config.poses == "search":
-        from frazil.reconstruct.search import search_poses, with_poses
+        from frazil.reconstruct.found_by_search import poses_by_search
 
-        particles = with_poses(particles, search_poses(particles, config, job))
-        if config.refine.rounds is None:
-            settled = config.refine.model_copy(update={"rounds": ROUNDS_AFTER_SEARCH})
-            config = config.model_copy(update={"refine": settled})
-    if config.refine.rounds:
+        refinement = poses_by_search(particles, reference, config, job)
+    elif config.refine.rounds:
         from frazil.reconstruct.refine import refine
 
         refinement = refine(particles, reference, config, job)
+    if refinement is not None:
         particles, (a, b) = refinement.particles, refinement.halves
     else:
         a, b = backproject_together(particles, reference, config.symmetry, job)

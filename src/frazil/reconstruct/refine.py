@@ -103,20 +103,20 @@ class Refinement:
     kept: int
 
 
-def refine(particles: Particles, reference: Grid, config: Config, job: Job) -> Refinement:
+def refine(particles: Particles, reference: Grid, config: Config, job: Job, name: str = "refinement") -> Refinement:
     """Rounds of refinement, beginning with the poses of the particles; a job that was killed goes on after its last round.
 
     A meeting of the processes that work on the job.
 
     Args:
-        particles: with poses and half-sets. reference: the grid of the maps.
+        particles: with poses and half-sets. reference: the grid of the maps. name: of the checkpoint.
 
     Raises:
         InputError: if nothing is to be refined, the images differ in box or pixel size, a beam tilt is asked for that cannot
             be seen, or memory is too small.
     """
     check_refinement(particles, config.refine)
-    return Refiner(particles, reference, config, job).run()
+    return Refiner(particles, reference, config, job, name).run()
 
 
 def check_refinement(particles: Particles, settings: RefineConfig) -> None:
@@ -145,12 +145,12 @@ def check_refinement(particles: Particles, settings: RefineConfig) -> None:
 class Refiner:
     """Carries out the rounds of a stack."""
 
-    def __init__(self, particles: Particles, reference: Grid, config: Config, job: Job) -> None:
+    def __init__(self, particles: Particles, reference: Grid, config: Config, job: Job, name: str) -> None:
         assert particles.pose is not None
         self.particles, self.reference, self.config, self.job = particles, reference, config, job
         self.settings, self.grid = config.refine, particles.grid
         self.known = Pose(particles.pose.rotation[:, None].double(), particles.pose.shift[:, None].double())
-        self.path = job.checkpoints / "refinement.safetensors"
+        self.path = job.checkpoints / f"{name}.safetensors"
         self.images: WhitenedImages | None = None
         self.sign: int | None = None
 

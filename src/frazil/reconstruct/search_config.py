@@ -6,8 +6,8 @@ from frazil.config import StageConfig, setting
 
 
 class SearchConfig(StageConfig):
-    """Poses found from nothing: several random starts by expectation-maximisation over a grid of poses, the best of them told by
-    images that none has seen, then every particle against it."""
+    """Poses found from nothing: random starts of expectation-maximisation over a grid of poses, the one that explains unseen
+    images best, then every particle against it."""
 
     starts: int = setting(8, "random starts; the one that explains unseen images best goes on", ge=1)
     classes: int = setting(1, "different molecules to tell apart, each with a map of its own", ge=1, le=64)
@@ -15,7 +15,7 @@ class SearchConfig(StageConfig):
     images: int = setting(400, "images that a round of a start looks at, for each class", ge=10)
     resolution: float = setting(12.0, "finest spacing used in the search, Å (no finer than images hold)", gt=0)
     lowest_resolution: float = setting(
-        100.0, "coarser spacings are left out: they show ice and neighbours more than the molecule, Å", gt=0
+        70.0, "coarser spacings are left out: they show ice and neighbours more than the molecule, Å", gt=0
     )
     shift_range: float = setting(15.0, "how far off centre particles may be, Å", ge=0)
     diameter: float | None = setting(None, "diameter of a sphere around the molecule, Å (0.84 of the box)", gt=0)
