@@ -46,7 +46,7 @@ def poses_by_search(particles: Particles, reference: Grid, config: Config, job: 
     for look in range(LOOKS):
         few = _of_rounds(config, min(ROUNDS_BEFORE, rounds))
         refinement = refine(particles, reference, few, job, f"refinement_{look}")
-        particles = another_look(refinement, reference, config, job, look)
+        particles = another_look(refinement, found.diameter, reference, config, job, look)
     return refine(particles, reference, _of_rounds(config, rounds), job)
 
 
@@ -54,7 +54,9 @@ def _of_rounds(config: Config, rounds: int) -> Config:
     return config.model_copy(update={"refine": config.refine.model_copy(update={"rounds": rounds})})
 
 
-def another_look(refinement: Refinement, reference: Grid, config: Config, job: Job, number: int) -> Particles:
+def another_look(
+    refinement: Refinement, diameter: float, reference: Grid, config: Config, job: Job, number: int
+) -> Particles:
     """Every particle against views from everywhere of the map of its own half-set; the ``number`` is the checkpoint's."""
 
     def look() -> Pose:
@@ -62,14 +64,14 @@ def another_look(refinement: Refinement, reference: Grid, config: Config, job: J
         if job.resumed and path.is_file():
             tensors, _ = load_checkpoint(path)
             return Pose(tensors["rotation"], tensors["shift"])
-        pose = _looked(refinement, reference, config, job)
+        pose = _looked(refinement, diameter, reference, config, job)
         save_checkpoint(path, {"rotation": pose.rotation, "shift": pose.shift}, {})
         return pose
 
     return refinement.particles.given(pose=job.processes.from_first(look))
 
 
-def _looked(refinement: Refinement, reference: Grid, config: Config, job: Job) -> Pose:
+def _looked(refinement: Refinement, diameter: float, reference: Grid, config: Config, job: Job) -> Pose:
     particles = refinement.particles
     assert particles.pose is not None and particles.half_set is not None
     consensus, sign = judge(*refinement.halves, config, reference)
@@ -77,7 +79,7 @@ def _looked(refinement: Refinement, reference: Grid, config: Config, job: Job) -
     grid, settings = particles.grid, config.search
     agreed = grid.resolution_of(first_shell_below(trust, AGREED))
     finest = max(agreed, FINEST * settings.resolution)
-    level = search_of(particles, config, RANGE).level(finest, REACH)
+    level = search_of(particles, config, diameter, RANGE).level(finest, REACH)
     job.log(f"another look from everywhere at {level.resolution:.1f} Å")
     noise, plane = measured_noise(particles), grid.half_plane(level.low.band)
     placer = Placer(particles, noise, level)

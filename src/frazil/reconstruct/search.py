@@ -27,6 +27,7 @@ from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.ab_initio import Guess, Level, Search, judged, random_guess, run_rounds
 from frazil.reconstruct.basis_job import measured_noise
+from frazil.reconstruct.diameter import estimated_diameter
 from frazil.reconstruct.placing import Placed, Placer
 
 # images that starts and the volumes learn from at most; the others are only compared with the end
@@ -35,8 +36,8 @@ MOST_IMAGES = 20_000
 MOST_HELD, HELD_SHARE = 400, 0.2
 # symmetry hides coarse features: what has this many operations or more looks like a sphere at the resolution below, Å
 HIGH_SYMMETRY, FIRST_RESOLUTION = 12, 24.0
-# the diameter of the molecule as a share of the box, where nobody says it
-SHARE_OF_BOX = 0.84
+# the most that a molecule fills of the box, and what is taken where no rim is to be seen
+SHARE_OF_BOX = 0.9
 # rounds at the finest resolution for the best start
 POLISHING = 8
 # times that volumes are made of all images and images compared with them
@@ -50,12 +51,13 @@ class Found:
 
     Attributes:
         placed: the particles, in the order of the stack. volumes: one for each molecule, as fine as the search went.
-        evidence: of every start on images that none has seen.
+        evidence: of every start on images that none has seen. diameter: of a sphere around the molecule, Å.
     """
 
     placed: Placed
     volumes: Float[Tensor, "molecules n n n"]
     evidence: tuple[float, ...]
+    diameter: float
 
 
 def search_poses(particles: Particles, config: Config, job: Job) -> Found:
@@ -84,8 +86,6 @@ class _Searcher:
         self.noise = measured_noise(particles)
         self.band = min(self.grid.last_shell, round(self.grid.shell_of(self.settings.resolution)))
         self.plane = self.grid.half_plane(self.band)
-        self.search = search_of(particles, config)
-        self.final = self.search.level(self.settings.resolution)
         generator = torch.Generator().manual_seed(self.seed)
         self.rows = torch.randperm(particles.count, generator=generator)[:MOST_IMAGES].sort().values
         job.announce_memory(coarse_size(len(self.rows), self.plane) * 1.5 + 1e9, "images at low resolution, views")
@@ -93,6 +93,9 @@ class _Searcher:
             job.log("poses are searched on the CPU")
         with job.progress(len(self.rows), "reading images") as progress:
             self.images = read_coarse(particles, self.grid, self.plane, self.noise, self.rows, progress.advance)
+        self.diameter = self._diameter(config, generator)
+        self.search = search_of(particles, config, self.diameter)
+        self.final = self.search.level(self.settings.resolution)
         held = min(MOST_HELD, int(HELD_SHARE * len(self.rows)))
         mixed = torch.randperm(len(self.rows), generator=generator)
         self.placer = Placer(particles, self.noise, self.final)
@@ -100,6 +103,17 @@ class _Searcher:
         # the map of known poses is a start better than any random one, unless there are several molecules
         self.known = None if config.ignore_poses or config.search.classes > 1 else particles.pose
         self.path: Path = job.checkpoints / "search.safetensors"
+
+    def _diameter(self, config: Config, generator: torch.Generator) -> float:
+        """That of the settings, or what the images say of it."""
+        if self.settings.diameter is not None:
+            return self.settings.diameter
+        widest = SHARE_OF_BOX * self.grid.extent
+        level = search_of(self.particles, config, widest).level(self.settings.resolution)
+        found = estimated_diameter(level, self.images, generator)
+        said = "no rim is to be seen" if found is None else f"about {found:.0f} Å across with a margin"
+        self.job.log(f"the molecule: {said} (--search.diameter)")
+        return widest if found is None else min(found, widest)
 
     @property
     def first(self) -> Level:
@@ -130,7 +144,7 @@ class _Searcher:
 
     def _finished(self, volumes: Tensor, evidence: tuple[float, ...]) -> Found:
         volumes = self._settled(volumes)
-        return Found(self._all(volumes), volumes, evidence)
+        return Found(self._all(volumes), volumes, evidence, self.diameter)
 
     # ------------------------------------------------------------------------------------------------------- starts
 
@@ -213,9 +227,8 @@ class _Searcher:
         return Placed.joined(parts)[torch.cat(order).argsort()]
 
 
-def search_of(particles: Particles, config: Config, share_of_range: float = 1.0) -> Search:
-    """What a stack and the settings say of a search; of the range of shifts so large a share."""
-    settings, grid = config.search, particles.grid
-    diameter = settings.diameter or SHARE_OF_BOX * grid.extent
+def search_of(particles: Particles, config: Config, diameter: float, share_of_range: float = 1.0) -> Search:
+    """What a stack and the settings say of a search for a molecule of a diameter; of the range of shifts so large a share."""
+    settings = config.search
     reach = share_of_range * settings.shift_range
-    return Search(grid, point_group(config.symmetry), diameter / 2, settings.lowest_resolution, reach)
+    return Search(particles.grid, point_group(config.symmetry), diameter / 2, settings.lowest_resolution, reach)

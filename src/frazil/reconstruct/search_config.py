@@ -18,4 +18,4 @@ class SearchConfig(StageConfig):
         70.0, "coarser spacings are left out: they show ice and neighbours more than the molecule, Å", gt=0
     )
     shift_range: float = setting(15.0, "how far off centre particles may be, Å", ge=0)
-    diameter: float | None = setting(None, "diameter of a sphere around the molecule, Å (0.84 of the box)", gt=0)
+    diameter: float | None = setting(None, "diameter of a sphere around the molecule, Å (seen in the images)", gt=0)
