@@ -28,7 +28,7 @@ from frazil.inference.matching import (
     match_views,
     shell_sums,
 )
-from frazil.numerics.rotation_grid import grid_spacing, rotation_grid
+from frazil.numerics.rotation_grid import grid_spacing, in_plane_angles, rotation_grid
 from frazil.numerics.rotations import random_rotations
 from frazil.physics.grid import Grid
 
@@ -94,6 +94,12 @@ class Level:
         """Images with the coefficients of this level alone."""
         count = self.low.plane.count
         return CoarseImages(images.values[:, :count].contiguous(), images.transfer[:, :count].contiguous())
+
+    @property
+    def work(self) -> float:
+        """Products that it takes to compare one image with views of one volume everywhere."""
+        poses = 12 * 4**self.order * in_plane_angles(self.order) / len(self.search.symmetry)
+        return poses * len(self.shifts) * self.low.plane.count
 
     @property
     def resolution(self) -> float:

@@ -7,7 +7,10 @@ half-set and to the resolution that both halves agree upon; then refinement goes
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 
 from frazil.data.stack import Particles
 from frazil.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -18,10 +21,11 @@ from frazil.numerics.shells import first_shell_below
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
+from frazil.reconstruct.ab_initio import Level, Search
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.consensus import judge
 from frazil.reconstruct.maps import believed
-from frazil.reconstruct.placing import Placer
+from frazil.reconstruct.placing import Placed, Placer
 from frazil.reconstruct.refine import Refinement, refine
 from frazil.reconstruct.search import MOST_IMAGES, search_of, search_poses
 
@@ -32,6 +36,12 @@ AGREED, FINEST = 0.5, 0.7
 # how near the grid's views come to any rim, in units of the resolution; how far particles may have been off, in units of
 # the first search's range
 REACH, RANGE = 0.6, 0.6
+# products that a comparison of one image may take, and the coarsest one, Å
+MOST_WORK, COARSEST = 3e8, 30.0
+# a sample of particles looks first: where no larger share of them moves, the others need not
+SAMPLE, FEW = 300, 0.02
+# a place is another one where rotation matrices differ by more than this: 20 degrees
+FAR = 2**1.5 * math.sin(math.radians(10))
 
 
 def poses_by_search(particles: Particles, reference: Grid, config: Config, job: Job) -> Refinement:
@@ -46,7 +56,10 @@ def poses_by_search(particles: Particles, reference: Grid, config: Config, job: 
     for look in range(LOOKS):
         few = _of_rounds(config, min(ROUNDS_BEFORE, rounds))
         refinement = refine(particles, reference, few, job, f"refinement_{look}")
-        particles = another_look(refinement, found.diameter, reference, config, job, look)
+        before, particles = refinement.particles, another_look(refinement, found.diameter, reference, config, job, look)
+        assert before.pose is not None and particles.pose is not None
+        if bool((before.pose.rotation == particles.pose.rotation).all()):
+            break
     return refine(particles, reference, _of_rounds(config, rounds), job)
 
 
@@ -74,26 +87,48 @@ def another_look(
 def _looked(refinement: Refinement, diameter: float, reference: Grid, config: Config, job: Job) -> Pose:
     particles = refinement.particles
     assert particles.pose is not None and particles.half_set is not None
-    consensus, sign = judge(*refinement.halves, config, reference)
+    consensus, _ = judge(*refinement.halves, config, reference)
     trust = believed(consensus.correlation.corrected).clamp(1e-3, 1 - 1e-3).float()
-    grid, settings = particles.grid, config.search
+    grid = particles.grid
     agreed = grid.resolution_of(first_shell_below(trust, AGREED))
-    finest = max(agreed, FINEST * settings.resolution)
-    level = search_of(particles, config, diameter, RANGE).level(finest, REACH)
-    job.log(f"another look from everywhere at {level.resolution:.1f} Å")
+    level = _affordable(search_of(particles, config, diameter, RANGE), max(agreed, FINEST * config.search.resolution))
     noise, plane = measured_noise(particles), grid.half_plane(level.low.band)
     placer = Placer(particles, noise, level)
+    # the images are as they are: density in them may be dark
+    halves = [
+        resized((half.volume(trust / (1 - trust)) * consensus.mask)[None].float(), level.low.box_size)
+        for half in refinement.halves
+    ]
+    known = Placed(particles.pose, torch.zeros_like(particles.half_set), torch.zeros(particles.count))
     rotation, shift = particles.pose.rotation.clone(), particles.pose.shift.clone()
-    moved = 0
-    with job.progress(particles.count, "looking again") as progress:
-        for which, half in enumerate(refinement.halves):
-            # the images are as they are: density in them may be dark
-            volume = half.volume(trust / (1 - trust)) * consensus.mask
-            volumes = resized(volume[None].float(), level.low.box_size)
-            for rows in torch.nonzero(particles.half_set == which)[:, 0].split(MOST_IMAGES):
-                images = read_coarse(particles, grid, plane, noise, rows)
-                placed = placer.placed(images, rows, volumes, particles.pose[rows], progress.advance)
-                moved += int((placed.pose.rotation - rotation[rows]).flatten(1).norm(dim=1).gt(0.5).sum())
-                rotation[rows], shift[rows] = placed.pose.rotation, placed.pose.shift
-    job.log(f"{moved} of {particles.count} particles found another place, more than 20° away")
+
+    def look(rows: Tensor) -> None:
+        for which, volumes in enumerate(halves):
+            own = rows[particles.half_set[rows] == which]  # type: ignore[index]
+            for some in own.split(MOST_IMAGES) if len(own) else ():
+                images = read_coarse(particles, grid, plane, noise, some)
+                found = placer.placed(images, some, volumes, known[some], advance=progress.advance).pose
+                far = (found.rotation - known.pose.rotation[some]).flatten(1).norm(dim=1) > FAR
+                rotation[some[far]], shift[some[far]] = found.rotation[far], found.shift[far]
+
+    mixed = torch.randperm(particles.count, generator=torch.Generator().manual_seed(config.seed))
+    sample, rest = mixed[:SAMPLE].sort().values, mixed[SAMPLE:].sort().values
+    with job.progress(particles.count, f"looking everywhere at {level.resolution:.1f} Å") as progress:
+        look(sample)
+        moved = (rotation != known.pose.rotation).flatten(1).any(dim=1)
+        if int(moved.sum()) > FEW * len(sample):
+            look(rest)
+            moved = (rotation != known.pose.rotation).flatten(1).any(dim=1)
+            job.log(f"{int(moved.sum())} of {particles.count} particles found another place, far away")
+        else:
+            job.log(
+                f"{int(moved.sum())} of {len(sample)} particles found another place, far away: too few to look at all"
+            )
     return Pose(rotation, shift)
+
+
+def _affordable(search: Search, resolution: float) -> Level:
+    """The finest comparison, no finer than a resolution, that is not too much work."""
+    while (level := search.level(resolution, REACH)).work > MOST_WORK and resolution < COARSEST:
+        resolution *= 1.1
+    return level

@@ -71,31 +71,18 @@ class Placer:
         images: CoarseImages,
         rows: Int[Tensor, " images"],
         volumes: Float[Tensor, "volumes n n n"],
-        known: Pose | None = None,
+        known: Placed | None = None,
+        everywhere: bool = True,
         advance: Callable[[int], None] = lambda count: None,
     ) -> Placed:
         """The likeliest pose and volume of images.
 
         Args:
             images: whose ``rows`` of the stack these are. volumes: in the box of the level.
-            known: poses to be tried beside those of the grid, of the first volume.
+            known: where they were placed before: tried beside the poses of the grid, or, not ``everywhere``, alone.
         """
-        level, low = self.level, self.level.low
-        rotations = level.rotations()
-        views = Views(low.views(volumes, rotations))
-        number, shift, _ = likeliest_views(
-            images.scaled(self.used), views, level.cells(), low.plane, CANDIDATES, shift_prior=level.shift_prior()
-        )
-        half, view = number >= views.count, number % views.count
-        component, turn = view // len(rotations), rotations[view % len(rotations)]
-        turn = torch.where(half[..., None, None], half_turned(turn), turn)
-        pose = Pose(turn, level.shifts[shift])
-        if known is not None:
-            pose = Pose(
-                torch.cat((known.rotation[:, None], pose.rotation), 1), torch.cat((known.shift[:, None], pose.shift), 1)
-            )
-            component = torch.cat((torch.zeros_like(component[:, :1]), component), 1)
-        tables = [low.table(volume[None]) for volume in volumes]
+        tables = [self.level.low.table(volume[None]) for volume in volumes]
+        pose, component = self._candidates(images, volumes, known, everywhere or known is None)
         parts: list[Placed] = []
         with one_thread_per_operation() as threads, ThreadPoolExecutor(threads) as pool:
             batches = torch.arange(len(rows)).split(AT_ONCE)
@@ -105,6 +92,33 @@ class Placer:
                 parts.append(part)
                 advance(len(part.component))
         return Placed.joined(parts)
+
+    def _candidates(
+        self, images: CoarseImages, volumes: Tensor, known: Placed | None, everywhere: bool
+    ) -> tuple[Pose, Tensor]:
+        """Poses (images, candidates), and of which volume each is."""
+        if known is not None and not everywhere:
+            return known.pose[:, None], known.component[:, None]
+        level, low = self.level, self.level.low
+        rotations = level.rotations()
+        views = Views(low.views(volumes, rotations))
+        number, shift, _ = likeliest_views(
+            level.cut(images).scaled(self.used),
+            views,
+            level.cells(),
+            low.plane,
+            CANDIDATES,
+            shift_prior=level.shift_prior(),
+        )
+        half, view = number >= views.count, number % views.count
+        component, turn = view // len(rotations), rotations[view % len(rotations)]
+        turn = torch.where(half[..., None, None], half_turned(turn), turn)
+        pose = Pose(turn, level.shifts[shift])
+        if known is None:
+            return pose, component
+        rotation = torch.cat((known.pose.rotation[:, None], pose.rotation), 1)
+        both = Pose(rotation, torch.cat((known.pose.shift[:, None], pose.shift), 1))
+        return both, torch.cat((known.component[:, None], component), 1)
 
     def _best(self, values: Tensor, rows: Tensor, pose: Pose, component: Tensor, tables: Sequence[Tensor]) -> Placed:
         """The likeliest of the images' candidates (images, candidates), after each was refined."""
@@ -118,7 +132,7 @@ class Placer:
                 continue
             whose = rows[image]
             found = refine_poses(
-                values[image] * (self.used * 2**0.5)[:, None], pose[image, candidate][:, None],
+                values[image, : self.plane.count] * (self.used * 2**0.5)[:, None], pose[image, candidate][:, None],
                 None if optics is None else optics[whose], self.level.search.grid, self.plane, self.gain,
                 self.particles.group[whose], table, self.level.low.layout, prior,
             )  # fmt: skip

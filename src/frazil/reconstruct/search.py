@@ -8,7 +8,9 @@ the volumes at the search's resolution.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -23,7 +25,6 @@ from frazil.errors import InputError
 from frazil.inference.coarse_images import coarse_size, read_coarse
 from frazil.inference.matching import ViewSums, shell_sums, shift_phases
 from frazil.numerics.symmetry import point_group
-from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.ab_initio import Guess, Level, Search, judged, random_guess, run_rounds
 from frazil.reconstruct.basis_job import measured_noise
@@ -40,8 +41,10 @@ HIGH_SYMMETRY, FIRST_RESOLUTION = 12, 24.0
 SHARE_OF_BOX = 0.9
 # rounds at the finest resolution for the best start
 POLISHING = 8
-# times that volumes are made of all images and images compared with them
+# times that volumes are made of all images, and images compared with them, at the finest resolution
 SETTLING = 3
+# from one resolution to the next finer one, at most; products that comparing an image everywhere may take
+STEP, EVERYWHERE = 1.45, 6e7
 
 
 @final
@@ -95,10 +98,9 @@ class _Searcher:
             self.images = read_coarse(particles, self.grid, self.plane, self.noise, self.rows, progress.advance)
         self.diameter = self._diameter(config, generator)
         self.search = search_of(particles, config, self.diameter)
-        self.final = self.search.level(self.settings.resolution)
+        self.levels = self._levels()
         held = min(MOST_HELD, int(HELD_SHARE * len(self.rows)))
         mixed = torch.randperm(len(self.rows), generator=generator)
-        self.placer = Placer(particles, self.noise, self.final)
         self.held, self.pool = mixed[:held], mixed[held:]
         # the map of known poses is a start better than any random one, unless there are several molecules
         self.known = None if config.ignore_poses or config.search.classes > 1 else particles.pose
@@ -115,41 +117,48 @@ class _Searcher:
         self.job.log(f"the molecule: {said} (--search.diameter)")
         return widest if found is None else min(found, widest)
 
-    @property
-    def first(self) -> Level:
-        """The level that starts begin at."""
-        coarse = len(self.search.symmetry) < HIGH_SYMMETRY and self.final.resolution < FIRST_RESOLUTION
-        return self.search.level(FIRST_RESOLUTION) if coarse else self.final
+    def _levels(self) -> list[Level]:
+        """From where starts begin to the finest."""
+        finest = self.search.level(self.settings.resolution)
+        coarse = len(self.search.symmetry) < HIGH_SYMMETRY and finest.resolution < FIRST_RESOLUTION
+        steps = math.ceil(math.log(FIRST_RESOLUTION / finest.resolution) / math.log(STEP)) if coarse else 0
+        factor = (FIRST_RESOLUTION / finest.resolution) ** (1 / steps) if steps else 1.0
+        return [self.search.level(FIRST_RESOLUTION / factor**step) for step in range(steps)] + [finest]
+
+    def _cheap(self, level: Level) -> bool:
+        """Whether all images may be compared with views from everywhere."""
+        return level.work * self.settings.classes <= EVERYWHERE
 
     def run(self) -> Found:
         """Starts, the best of them, all particles."""
         if self.known is not None:
             self.job.log("the search begins with the map of the poses in the table")
-            return self._finished(self._made(self.known[self.rows], torch.zeros_like(self.rows), 1), ())
+            nothing = torch.zeros(len(self.rows))
+            known = Placed(self.known[self.rows], nothing.to(torch.int64), nothing)
+            return self._finished(self._made(known, 1, self.levels[0]), ())
         guesses, evidence = self._started()
         best = max(range(len(evidence)), key=evidence.__getitem__)
         told = ", ".join(f"{value:.2f}" for value in sorted(evidence, reverse=True))
         self.job.log(f"log evidence of unseen images after each start: {told}")
-        settings, level = self.settings, self.final
+        level = next(level for level in reversed(self.levels) if self._cheap(level) or level is self.levels[0])
         generator = torch.Generator().manual_seed(self.seed + 7919 * (best + 1))
-        with self.job.progress(POLISHING, "finer", "rounds") as progress:
-            images = settings.images * settings.classes
-            guess = run_rounds(
-                level, self.images[self.pool], guesses[best].at(level), POLISHING, images, generator, cold=False,
-                advance=progress.advance,
-            )  # fmt: skip
-        last = judged(level, self.images[self.held], guess)
+        seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
+        with self.job.progress(POLISHING, f"the best start at {level.resolution:.0f} Å", "rounds") as progress:
+            count = self.settings.images * self.settings.classes
+            begin = guesses[best].at(level)
+            guess = run_rounds(level, seen, begin, POLISHING, count, generator, cold=False, advance=progress.advance)
+        last = judged(level, unseen, guess)
         self.job.metric(evidence_of_starts=round(max(evidence), 4), evidence=round(last, 4))
         return self._finished(guess.volumes, tuple(evidence))
 
     def _finished(self, volumes: Tensor, evidence: tuple[float, ...]) -> Found:
-        volumes = self._settled(volumes)
-        return Found(self._all(volumes), volumes, evidence, self.diameter)
+        volumes, placed = self._settled(volumes)
+        return Found(self._all(volumes, placed), volumes, evidence, self.diameter)
 
     # ------------------------------------------------------------------------------------------------------- starts
 
     def _started(self) -> tuple[list[Guess], list[float]]:
-        settings, level = self.settings, self.first
+        settings, level = self.settings, self.levels[0]
         guesses, evidence = self._kept()
         seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
         if guesses:
@@ -190,40 +199,54 @@ class _Searcher:
 
     # -------------------------------------------------------------------------------------------------- all particles
 
-    def _settled(self, volumes: Tensor) -> Tensor:
-        """The volumes of images placed off the grid, and again."""
-        for number in range(SETTLING):
-            with self.job.progress(len(self.rows), f"placing images ({number + 1} of {SETTLING})") as progress:
-                found = self.placer.placed(self.images, self.rows, volumes, advance=progress.advance)
-            self.job.log(f"log likelihood ratio per image {float(found.likelihood.mean()):.2f}")
-            volumes = self._made(found.pose, found.component, len(volumes))
-        return volumes
+    def _settled(self, volumes: Tensor) -> tuple[Tensor, Placed]:
+        """The images of the search placed off the grid, and volumes made of them, finer and finer."""
+        plan = [self.levels[0], *self.levels, *[self.levels[-1]] * (SETTLING - 1)]
+        placed = None
+        for level, following in pairwise((*plan, plan[-1])):
+            everywhere = self._cheap(level)
+            where = "everywhere" if everywhere or placed is None else "nearby"
+            with self.job.progress(len(self.rows), f"placing at {level.resolution:.0f} Å {where}") as progress:
+                placer, fitted = Placer(self.particles, self.noise, level), level.low.fitted(volumes)
+                placed = placer.placed(self.images, self.rows, fitted, placed, everywhere, progress.advance)
+            self.job.log(f"log likelihood ratio per image {float(placed.likelihood.mean()):.2f}")
+            volumes = self._made(placed, len(volumes), following)
+        assert placed is not None
+        return volumes, placed
 
-    def _made(self, pose: Pose, component: Tensor, molecules: int) -> Tensor:
-        """Volumes of the images of the search in their poses."""
-        low, images = self.final.low, self.images
-        turned = shift_phases(pose.shift / self.grid.pixel_size, self.plane)
+    def _made(self, placed: Placed, molecules: int, level: Level) -> Tensor:
+        """Volumes of the images of the search where they are placed."""
+        low, images, pose = level.low, level.cut(self.images), placed.pose
+        turned = shift_phases(pose.shift * (low.box_size / self.grid.extent), low.plane)
         product = torch.view_as_complex(images.values) * images.transfer * torch.view_as_complex(turned)
         weight = shell_sums(images.transfer.square(), low.plane) / torch.bincount(low.plane.shell)
         made: list[Tensor] = []
         for molecule in range(molecules):
-            own = component == molecule
+            own = placed.component == molecule
             sums = ViewSums(torch.view_as_real(product[own]).contiguous(), weight[own], torch.ones(int(own.sum())))
             made.append(low.volumes(*low.sums(sums, pose.rotation[own], 1)))
         return torch.cat(made)
 
-    def _all(self, volumes: Tensor) -> Placed:
-        """Every particle of the stack against the volumes; those beyond the search's own are read in pieces."""
+    def _all(self, volumes: Tensor, placed: Placed) -> Placed:
+        """Every particle of the stack; those beyond the search's own are read in pieces, and placed everywhere."""
         searched = torch.zeros(self.particles.count, dtype=torch.bool)
         searched[self.rows] = True
         rest = torch.nonzero(~searched)[:, 0]
-        with self.job.progress(self.particles.count, "placing all particles") as progress:
-            order = [self.rows]
-            parts = [self.placer.placed(self.images, self.rows, volumes, advance=progress.advance)]
-            for rows in rest.split(MOST_IMAGES) if len(rest) else ():
+        if len(rest) == 0:
+            return placed
+        cheap = [level for level in self.levels if self._cheap(level)] or self.levels[:1]
+        order, parts = [self.rows], [placed]
+        with self.job.progress(len(rest), "placing all other particles") as progress:
+            for rows in rest.split(MOST_IMAGES):
                 images = read_coarse(self.particles, self.grid, self.plane, self.noise, rows)
-                parts.append(self.placer.placed(images, rows, volumes, advance=progress.advance))
+                found = None
+                for level in {id(level): level for level in (cheap[-1], self.levels[-1])}.values():
+                    placer, fitted = Placer(self.particles, self.noise, level), level.low.fitted(volumes)
+                    found = placer.placed(images, rows, fitted, found, found is None)
+                assert found is not None
+                parts.append(found)
                 order.append(rows)
+                progress.advance(len(rows))
         return Placed.joined(parts)[torch.cat(order).argsort()]
 
 
