@@ -78,9 +78,7 @@ def trained_task(job: Path, particles: Particles) -> tuple[AmortisedPoses, float
     images = standardise(particles, sign=1.0)
     latent_dim = (config.latent_dim or 0) if config.made_of == "field" else 0
     density, _ = make_density(config, images, latent_dim, "cpu")
-    task = AmortisedPoses(
-        images, particles.optics, make_encoder(config, images, latent_dim), density, config.amortised
-    )
+    task = AmortisedPoses(images, particles.optics, make_encoder(config, images, latent_dim), density, config.amortised)
     tensors, state = load_checkpoint(job / "checkpoints" / "amortised.safetensors")
     for name, module in task.modules().items():
         module.load_state_dict(part(f"module/{name}", tensors))
@@ -109,7 +107,9 @@ def figures_of(pose: Pose, truth: Path, pixel_size: float) -> dict[str, float]:
     rotation, shift = (torch.from_numpy(np.load(truth / f"{name}.npy")) for name in ("rotation", "shift"))
     state = torch.from_numpy(np.load(truth / "state.npy"))
     figures = pose_figures(pose.rotation, pose.shift, rotation, shift, pixel_size)
-    angle = torch.rad2deg(geodesic_angle(align_rotations(pose.rotation, rotation).apply(pose.rotation), rotation.double()))
+    angle = torch.rad2deg(
+        geodesic_angle(align_rotations(pose.rotation, rotation).apply(pose.rotation), rotation.double())
+    )
     own = torch.empty(len(state), dtype=torch.float64)
     for k in state.unique():
         rows = state == k
@@ -172,7 +172,16 @@ def main() -> None:
             folder = base / name
             folder.mkdir(parents=True, exist_ok=True)
             flags = ["--set", name, "--count", options.count, "--box", 32, "--pixel-size", 8, "--snr", options.snr]
-            simulate = [measure.FRAZIL, "simulate", "particles", *map(str, flags), "--seed", "1", "--out", folder / "sim"]
+            simulate = [
+                measure.FRAZIL,
+                "simulate",
+                "particles",
+                *map(str, flags),
+                "--seed",
+                "1",
+                "--out",
+                folder / "sim",
+            ]
             measure.run(simulate, folder, folder / "sim.log")
             star = folder / "sim" / "outputs" / "particles.star"
             for run in options.runs:
