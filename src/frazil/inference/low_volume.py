@@ -115,19 +115,26 @@ class LowBand:
         return torch.stack(numerators), torch.stack(weights)
 
     def volumes(
-        self, numerator: Float[Tensor, "volumes voxels 2"], weight: Float[Tensor, "volumes voxels"]
+        self,
+        numerator: Float[Tensor, "volumes voxels 2"],
+        weight: Float[Tensor, "volumes voxels"],
+        least_signal: float = LEAST_SIGNAL,
     ) -> Float[Tensor, "volumes n n n"]:
-        """The likeliest volumes where the signal's power in each shell is what the sums themselves show."""
-        tables = [self._quotient(*pair) for pair in zip(numerator, weight, strict=True)]
+        """The likeliest volumes where the signal's power in each shell is what the sums themselves show.
+
+        Args:
+            least_signal: the share of what they show that is taken for signal at least.
+        """
+        tables = [self._quotient(*pair, least_signal) for pair in zip(numerator, weight, strict=True)]
         return volumes_of_table(torch.stack(tables, dim=-1), self.layout, self.box_size) * self.mask()
 
-    def _quotient(self, numerator: Tensor, weight: Tensor) -> Float[Tensor, "voxels 2"]:
+    def _quotient(self, numerator: Tensor, weight: Tensor, least_signal: float) -> Float[Tensor, "voxels 2"]:
         shell = self.layout.nearest_shell
         known = weight > 1e-6 * weight.max()
         share = torch.where(known, 1 / weight.clamp(min=1e-20), 0)
         power = shell_means((numerator * share[:, None]).square().sum(1), self.layout)
         noise = VARIANCE_OF_SPREAD * shell_means(share, self.layout)
-        signal = torch.maximum(power - noise, LEAST_SIGNAL * power)
+        signal = torch.maximum(power - noise, least_signal * power)
         prior = 1 / (OVERSAMPLING * signal.clamp(min=1e-20))
         damped = weight + prior[shell] + EVEN_WEIGHT * shell_means(weight, self.layout)[shell]
         inside = known & (self.layout.shell < self.band + 0.5)

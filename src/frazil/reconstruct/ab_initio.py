@@ -42,6 +42,8 @@ NOISE_FROM, LEAST_NOISE = 4, 0.1
 REACH_OF_VIEW = 1.15
 # steps between shifts, in units of the resolution
 SHIFT_STEP = 0.31
+# volumes of a start are taken for signal, mostly: one that is thought poor is damped, tells images less, and becomes poorer
+MOSTLY_SIGNAL = 0.9
 # the share of a class never falls below this part of an even share
 LEAST_SHARE = 0.1
 
@@ -177,7 +179,7 @@ def random_guess(level: Level, images: CoarseImages, classes: int, count: int, g
     for k in range(classes):
         own = slice(k * each, (k + 1) * each)
         sums = ViewSums(numerator[own], weight[own], torch.ones(each))
-        made.append(level.low.volumes(*level.low.sums(sums, rotations[own], 1)))
+        made.append(level.low.volumes(*level.low.sums(sums, rotations[own], 1), MOSTLY_SIGNAL))
     return Guess(torch.cat(made), None, None, torch.ones(level.low.band + 1), torch.full((classes,), 1 / classes))
 
 
@@ -188,7 +190,7 @@ def improved(
     rotations = level.rotations(generator)
     classes = len(guess.volumes)
     _, sums, views = level.match(guess, batch, rotations, temperature)
-    # as if all images were like these: a volume that is thought poor is damped, tells images less, and so becomes poorer
+    # as if all images were like these
     worth = total / len(batch)
     new, weight = (worth * part for part in level.low.sums(sums, rotations, classes))
     kept = max(LEAST_NEW, 1 / (guess.rounds + 1)) if len(batch) < total else 1.0
@@ -200,7 +202,7 @@ def improved(
     noise = guess.noise
     if guess.rounds >= NOISE_FROM:
         noise = level_noise(level, batch, views, sums)
-    return Guess(level.low.volumes(new, weight), new, weight, noise, share, guess.rounds + 1)
+    return Guess(level.low.volumes(new, weight, MOSTLY_SIGNAL), new, weight, noise, share, guess.rounds + 1)
 
 
 def level_noise(level: Level, images: CoarseImages, views: Views, sums: ViewSums) -> Float[Tensor, " shells"]:
