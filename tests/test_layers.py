@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "frazil"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 GROUND = {"errors", "config", "__version__"}
-STAGES = {"simulate", "reconstruct", "analyze", "evaluate"}
+STAGES = {"simulate", "classify", "reconstruct", "analyze", "evaluate"}
 BELOW_STAGES = {"numerics", "physics", "inference", "data", "figures", "engine"}
 # what each room may import besides itself and the ground
 MAY_IMPORT = {

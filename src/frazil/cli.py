@@ -41,6 +41,7 @@ class Verb:
 
 VERBS = (
     Verb("simulate", "frazil.simulate", "images of a known, moving molecule, with the truth beside them", "pipeline"),
+    Verb("classify", "frazil.classify", "particles to 2-D class averages, good and bad particles", "pipeline"),
     Verb("reconstruct", "frazil.reconstruct", "particles to density maps and their conformations", "pipeline"),
     Verb("analyze", "frazil.analyze", "latent coordinates to states, trajectories, maps and a report", "pipeline"),
     Verb("decode", "frazil.analyze.decode", "latent coordinates to density maps", "pipeline"),

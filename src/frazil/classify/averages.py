@@ -40,11 +40,10 @@ class ClassSums:
     share: Float[Tensor, "2 classes"]
 
     @staticmethod
-    def empty(classes: int, band: int) -> ClassSums:
-        """Sums of no image."""
+    def memory(classes: int, band: int) -> int:
+        """Bytes that the sums take."""
         rows, columns = table_side(band)
-        shape = (2, classes, rows * columns)
-        return ClassSums(torch.zeros(*shape, 2), torch.zeros(shape), torch.zeros(2, classes))
+        return 2 * classes * rows * columns * 3 * 4
 
     def blended(self, other: ClassSums, fresh: float) -> ClassSums:
         """An exponential average: ``fresh`` of the other sums, the rest of these."""
@@ -53,10 +52,6 @@ class ClassSums:
             torch.lerp(self.weight, other.weight, fresh),
             torch.lerp(self.share, other.share, fresh),
         )
-
-    def times(self, factor: float) -> ClassSums:
-        """As if each image had counted ``factor`` times."""
-        return ClassSums(self.numerator * factor, self.weight * factor, self.share * factor)
 
     def tensors(self) -> dict[str, Tensor]:
         """For a checkpoint."""
@@ -145,3 +140,26 @@ def noise_images(
     spread = (weight + 0.01 * weight.mean() + 1e-20).rsqrt() * (table_shells(band) <= within)
     drawn = torch.randn(*spread.shape, 2, generator=generator) * spread[..., None]
     return images_of_spectra(drawn, band, mask.shape[-1]) * mask
+
+
+def recentred(
+    averages: Float[Tensor, "classes n n"], mask: Float[Tensor, "n n"], pixel_size: float
+) -> tuple[Float[Tensor, "classes n n"], Float[Tensor, "classes 2"]]:
+    """Averages moved so that the centre of their power is in the middle, by whole pixels, and by how much each, Å (x, y).
+
+    The mean within the mask is taken off, so that it does not matter whether particles are bright or dark.
+    """
+    n = averages.shape[-1]
+    mean = (averages * mask).sum(dim=(-2, -1), keepdim=True) / mask.sum()
+    power = ((averages - mean) * mask).square()
+    # what is weak is noise, which lies in the middle of the mask
+    power = (power - 0.1 * power.amax(dim=(-2, -1), keepdim=True)).clamp(min=0)
+    axis = torch.arange(n, dtype=torch.float32) - n // 2
+    total = power.sum(dim=(-2, -1)).clamp(min=1e-20)
+    x, y = (power.sum(dim=-2) @ axis) / total, (power.sum(dim=-1) @ axis) / total
+    steps = torch.stack((x, y), dim=1).round()
+    moved = [
+        torch.roll(average, (-int(dy), -int(dx)), dims=(0, 1)) * mask
+        for average, (dx, dy) in zip(averages, steps.tolist(), strict=True)
+    ]
+    return torch.stack(moved), steps * pixel_size
