@@ -10,10 +10,11 @@ that is found in the images does not fit.
     frazil reconstruct classes/outputs/good.star
 
 Makes outputs/classes.mrcs (best class first), classes.star (particles, resolution, sharpness and score of each class),
-particles.star (every input column kept; rlnClassNumber, and frazilClassPsi, frazilClassOriginXAngst and
-frazilClassOriginYAngst: the particle in the plane of its class, as RELION counts, and frazilParticleScore), good.star and bad.star (the same rows,
-divided), and report.html with all classes. Where the input has no poses the alignment is also in rlnAnglePsi and
-rlnOriginX/YAngst; poses that are there stay.
+particles.star, good.star and bad.star (the same rows, divided), and report.html with all classes. Every input column is kept,
+and there are new ones: rlnClassNumber; frazilClassPsi, frazilClassOriginXAngst and frazilClassOriginYAngst, the angle and the
+shift that bring a particle into its class, counted as RELION counts them; frazilParticleScore, the share of its signal that
+is explained. Where the input has no poses the alignment is also in rlnAnglePsi and rlnOriginX/YAngst; poses that are there
+stay.
 """
 
 from __future__ import annotations

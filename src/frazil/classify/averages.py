@@ -11,19 +11,23 @@ from torch import Tensor
 
 from frazil.inference.matching import ViewSums
 from frazil.numerics.fourier import HalfPlane, images_to_coefficients
+from frazil.numerics.masks import soft_circle
 from frazil.numerics.turning import (
     Turning,
     images_of_spectra,
+    shift_of_tables,
     spectra_of_images,
     table_shells,
     table_side,
     with_mates,
 )
 
-# power that noise leaves in a table's value, in units of one over its weight: the mean square of bilinear weights over their mean
+# power that noise leaves in a table's value, times its weight: the mean square of bilinear weights over their mean
 NOISE_SHARE = 4 / 9
 # of the power in a shell, the least that is taken for signal: else a shell that is once weak is weak for ever
 LEAST_SIGNAL = 0.1
+# first zero of the transform of a disc, in units of one over its diameter
+AIRY = 1.22
 
 
 @final
@@ -53,6 +57,12 @@ class ClassSums:
             torch.lerp(self.share, other.share, fresh),
         )
 
+    def moved(self, shifts: Float[Tensor, "classes 2"], band: int, box_size: int) -> ClassSums:
+        """The sums of averages moved by minus these shifts (x, y), pixels."""
+        phases = shift_of_tables(shifts, band, box_size)
+        numerator = torch.view_as_real(torch.view_as_complex(self.numerator) * phases)
+        return ClassSums(numerator, self.weight, self.share)
+
     def tensors(self) -> dict[str, Tensor]:
         """For a checkpoint."""
         return {"numerator": self.numerator, "weight": self.weight, "share": self.share}
@@ -69,7 +79,7 @@ def sums_of_views(found: ViewSums, turning: Turning, classes: int, layout: HalfP
 def signal_power(
     numerator: Float[Tensor, "classes points 2"], weight: Float[Tensor, "classes points"], band: int
 ) -> Float[Tensor, " shells"]:
-    """Mean power of what all classes have in common with their images in each shell, freed from noise; well-seen count most."""
+    """Mean power of the averages in each shell, freed from noise; what many images show counts most."""
     shell = table_shells(band)
     seen = weight > 1e-3 * weight.mean()
     power = torch.where(seen, numerator.square().sum(dim=-1) / weight.clamp(min=1e-20), 0)
@@ -80,9 +90,7 @@ def signal_power(
     return torch.maximum(whole - NOISE_SHARE * count, LEAST_SIGNAL * whole) / total.clamp(min=1e-20)
 
 
-def solved(
-    sums: ClassSums, band: int, mask: Float[Tensor, "n n"], *, within: int
-) -> Float[Tensor, "classes n n"]:
+def solved(sums: ClassSums, band: int, mask: Float[Tensor, "n n"], *, within: int) -> Float[Tensor, "classes n n"]:
     """Wiener-filtered class averages, masked; nothing beyond shell ``within``.
 
     A class's value is ``numerator / (weight + 1 / variance)`` with the variance of the signal in its shell, which is
@@ -108,9 +116,7 @@ def half_averages(sums: ClassSums, band: int, mask: Float[Tensor, "n n"]) -> Flo
     return torch.stack(found)
 
 
-def ring_correlation(
-    halves: Float[Tensor, "2 classes n n"], layout: HalfPlane
-) -> Float[Tensor, "classes shells"]:
+def ring_correlation(halves: Float[Tensor, "2 classes n n"], layout: HalfPlane) -> Float[Tensor, "classes shells"]:
     """Fourier ring correlation of the averages of either half-set (Saxton and Baumeister 1982)."""
     a, b = images_to_coefficients(halves, layout)
     shells = int(layout.shell.max()) + 1
@@ -142,24 +148,38 @@ def noise_images(
     return images_of_spectra(drawn, band, mask.shape[-1]) * mask
 
 
-def recentred(
-    averages: Float[Tensor, "classes n n"], mask: Float[Tensor, "n n"], pixel_size: float
-) -> tuple[Float[Tensor, "classes n n"], Float[Tensor, "classes 2"]]:
-    """Averages moved so that the centre of their power is in the middle, by whole pixels, and by how much each, Å (x, y).
+def brightness(sums: ClassSums, band: int, diameter: float) -> int:
+    """+1 where particles are brighter than what is around them, -1 where they are darker.
 
-    The mean within the mask is taken off, so that it does not matter whether particles are bright or dark.
+    The sums are compared with the spectrum of a disc of the particle's diameter (in units of the box), out to its first zero:
+    there a particle is a disc, whatever it looks like.
+    """
+    shell = table_shells(band)
+    reach = max(1.0, AIRY / diameter)
+    size = 2 * table_side(band)[0]
+    disc = spectra_of_images(soft_circle(size, diameter * size / 2, 0.0)[None], band)[0]
+    chosen = (shell >= 1) & (shell <= reach)
+    agreement = (sums.numerator.sum(dim=(0, 1))[chosen] * disc[chosen]).sum()
+    return 1 if float(agreement) >= 0 else -1
+
+
+def recentred(
+    averages: Float[Tensor, "classes n n"], mask: Float[Tensor, "n n"], sign: int
+) -> tuple[Float[Tensor, "classes n n"], Float[Tensor, "classes 2"]]:
+    """Averages moved so that the centre of what is bright is in the middle, by whole pixels, and by how many (x, y).
+
+    Args:
+        sign: -1 where particles are dark.
     """
     n = averages.shape[-1]
-    mean = (averages * mask).sum(dim=(-2, -1), keepdim=True) / mask.sum()
-    power = ((averages - mean) * mask).square()
-    # what is weak is noise, which lies in the middle of the mask
-    power = (power - 0.1 * power.amax(dim=(-2, -1), keepdim=True)).clamp(min=0)
+    # what is around particles is 0 in their averages: to take another level off would move the centre of thin parts
+    bright = (averages * sign * mask).clamp(min=0)
     axis = torch.arange(n, dtype=torch.float32) - n // 2
-    total = power.sum(dim=(-2, -1)).clamp(min=1e-20)
-    x, y = (power.sum(dim=-2) @ axis) / total, (power.sum(dim=-1) @ axis) / total
+    total = bright.sum(dim=(-2, -1)).clamp(min=1e-20)
+    x, y = (bright.sum(dim=-2) @ axis) / total, (bright.sum(dim=-1) @ axis) / total
     steps = torch.stack((x, y), dim=1).round()
     moved = [
         torch.roll(average, (-int(dy), -int(dx)), dims=(0, 1)) * mask
         for average, (dx, dy) in zip(averages, steps.tolist(), strict=True)
     ]
-    return torch.stack(moved), steps * pixel_size
+    return torch.stack(moved), steps

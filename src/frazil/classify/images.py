@@ -27,7 +27,7 @@ class ClassImages:
     """Coefficients of all images out to the finest band, divided by the noise in each shell of their optics group.
 
     Attributes:
-        coarse: what is matched. group: optics group of each image. grid, layout: of the images, and where the coefficients lie.
+        coarse: what is matched. group: optics group of each image. grid: of the images. layout: where the coefficients lie.
     """
 
     coarse: CoarseImages

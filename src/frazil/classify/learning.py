@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from frazil.classify.averages import ClassSums, recentred
+from frazil.classify.averages import ClassSums, brightness, recentred
 from frazil.classify.expectation import Search
 from frazil.classify.images import ClassImages
 from frazil.classify.rounds import Plan, Progress, advanced, coarse_search, fine_search, random_start, whole_pass
@@ -73,9 +73,9 @@ def learn(images: ClassImages, plan: Plan, batch_size: int, job: Job, checkpoint
     with job.progress(total, "classifying") as shown:
         while progress.round < plan.rounds:
             if progress.round >= plan.coarse_rounds and not progress.centred:
-                progress, _ = centred(progress, plan, images, coarse)
+                progress = centred(progress, plan, images, coarse)
                 shown.advance(images.count)
-            if progress.centred and search.layout.band != progress.band or search is coarse and progress.centred:
+            if progress.centred and (search is coarse or search.layout.band != progress.band):
                 search = fine_search(plan, images, progress.band)
             rows = rows_of_round(progress.round, images.count, batch_size, plan.seed)
             progress, found = advanced(progress, plan, images, rows, search)
@@ -90,7 +90,7 @@ def learn(images: ClassImages, plan: Plan, batch_size: int, job: Job, checkpoint
             if progress.round % checkpoint_every == 0 or progress.round == plan.rounds:
                 save(path, progress, job)
         search = fine_search(plan, images, progress.band) if progress.centred else coarse
-        progress, _ = centred(progress, plan, images, search)
+        progress = centred(progress, plan, images, search)
         shown.advance(images.count)
         search = fine_search(plan, images, progress.band)
         progress, found = whole_pass(progress, plan, images, search)
@@ -98,14 +98,16 @@ def learn(images: ClassImages, plan: Plan, batch_size: int, job: Job, checkpoint
     return Classes(progress, search, found.match, aligned(found.match, search, progress.centre, plan.classes))
 
 
-def centred(progress: Progress, plan: Plan, images: ClassImages, search: Search) -> tuple[Progress, Match]:
+def centred(progress: Progress, plan: Plan, images: ClassImages, search: Search) -> Progress:
     """A look at all images: where each particle lies, once its class is moved to the middle."""
     before = progress.centre if progress.centred else torch.zeros_like(progress.centre)
     progress, found = whole_pass(progress, plan, images, search)
     where = aligned(found.match, search, before, plan.classes)
-    averages, moved = recentred(progress.averages, plan.mask, images.grid.pixel_size)
-    shift = where.shift + turned(moved[where.chosen], where.angle)
-    return replace(progress, averages=averages, centre=shift), found.match
+    sign = plan.sign or brightness(progress.sums, images.layout.band, plan.diameter / images.grid.extent)
+    averages, moved = recentred(progress.averages, plan.mask, sign)
+    shift = where.shift + turned(moved[where.chosen] * images.grid.pixel_size, where.angle)
+    sums = progress.sums.moved(moved, images.layout.band, images.grid.box_size)
+    return replace(progress, sums=sums, averages=averages, centre=shift)
 
 
 def turned(vectors: Float[Tensor, "rows 2"], degrees: Float[Tensor, " rows"]) -> Float[Tensor, "rows 2"]:

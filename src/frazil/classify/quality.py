@@ -2,8 +2,8 @@
 
 An image of the molecule is explained as well as its optics allow: the log evidence of its classes, over the energy that a
 particle of mean power has under its transfer function, is about the same for all. Noise is explained by nothing, a piece or
-another object badly. Images that are alike in being wrong make good classes for themselves, but blurred ones, so the median of
-a class says something about each of its members.
+another object badly. Images that are alike in being wrong make classes of their own, but blurred ones: the median of a class
+says something about each of its members.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from frazil.numerics.shells import first_shell_below
 
 # weight of the median of its class in the score of a particle
 OF_CLASS = 0.5
-# standard deviations below the commonest score that are still good: one in twenty of a Gaussian is further down
-SPREADS = 1.65
+# standard deviations below the commonest score that are still good: one in eleven of a Gaussian is further down
+SPREADS = 1.35
+# two crowds stand apart where between them there is less than this share of the smaller one
+APART = 0.3
 BINS = 60
 # ring correlation at which a class is said to be resolved
 RESOLVED = 0.5
@@ -63,10 +65,12 @@ def judge(found: Classes, images: ClassImages, plan: Plan, reject: float | None)
     power = shell_sums(views.square().sum(dim=-1), layout)
     count = torch.bincount(chosen, minlength=plan.classes)
     share = explained_share(found.match.evidence, images, power, count, found)
-    median = torch.stack([share[chosen == c].median() if count[c] else share.new_zeros(()) for c in range(plan.classes)])
+    median = torch.stack(
+        [share[chosen == c].median() if count[c] else share.new_zeros(()) for c in range(plan.classes)]
+    )
     score = (share + OF_CLASS * median[chosen]) / (1 + OF_CLASS)
     good = score >= threshold(score, reject)
-    good_class = torch.stack([good[chosen == c].float().mean() >= 0.5 if count[c] else torch.tensor(False) for c in range(plan.classes)])
+    good_class = torch.zeros(plan.classes).index_add_(0, chosen, good.float()) >= 0.5 * count.clamp(min=1)
     if reject is None:
         good = good & good_class[chosen]
     curves = ring_correlation(half_averages(found.progress.sums, images.layout.band, plan.mask), images.layout)
@@ -89,7 +93,9 @@ def explained_share(
     layout = found.search.layout
     mean = (power * count[:, None]).sum(dim=0) / count.sum()
     transfer = images.coarse.transfer[:, : layout.count]
-    energy = torch.cat([shell_sums(part.square(), layout) @ (mean / torch.bincount(layout.shell)) for part in transfer.split(CHUNK)])
+    energy = torch.cat(
+        [shell_sums(part.square(), layout) @ (mean / torch.bincount(layout.shell)) for part in transfer.split(CHUNK)]
+    )
     return evidence / energy.clamp(min=1e-6)
 
 
@@ -97,17 +103,24 @@ def threshold(score: Float[Tensor, " images"], reject: float | None) -> float:
     """The least score of a good particle.
 
     Good particles are the majority, and what is above their commonest score is theirs alone: it tells how far they scatter.
+    Where a crowd further down stands apart, what is between the two divides them.
     """
     if reject is not None:
         return float(score.sort().values[min(round(reject * len(score)), len(score) - 1)])
     low, high = torch.quantile(score, torch.tensor([0.02, 0.98])).tolist()
     if not high > low:
         return low
+    width = (high - low) / BINS
     counts = torch.histc(score, BINS, low, high)
-    kernel = torch.tensor([1.0, 2, 3, 4, 5, 4, 3, 2, 1])
+    kernel = torch.tensor([1.0, 2, 3, 4, 5, 4, 3, 2, 1]) / 25
     smooth = torch.nn.functional.conv1d(counts[None, None], kernel[None, None], padding=4)[0, 0]
     upper = smooth.clone()
     upper[: BINS // 4] = 0  # a crowd of noise near zero is not the majority that is meant
-    common = low + (int(upper.argmax()) + 0.5) * (high - low) / BINS
+    peak = int(upper.argmax())
+    common = low + (peak + 0.5) * width
     above = score[score > common] - common
-    return common - SPREADS * float(above.square().mean().sqrt())
+    least = common - SPREADS * float(above.square().mean().sqrt()) if len(above) else common
+    valley = torch.nonzero(smooth[: peak + 1] == smooth[: peak + 1].min())[:, 0].float().mean()
+    crowd = float(smooth[: int(valley) + 1].max())
+    apart = float(smooth[int(valley)]) < APART * min(crowd, float(smooth[peak]))
+    return max(least, low + (float(valley) + 0.5) * width) if apart else least

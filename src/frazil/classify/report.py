@@ -63,7 +63,7 @@ def table_section(quality: Quality) -> Section:
     """Figures of each class, and what good and bad mean."""
     section = Section(
         "What classes and particles are worth",
-        "The score of a class is the median over its particles of the share of their expected signal that the classes explain:"
+        "The score of a class is the median, over its particles, of the share of their expected signal that is explained:"
         " near 1 for the molecule, near 0 for noise. Particles well below the commonest score are suggested as bad"
         " (bad.star), and so is a class most of whose particles are.",
     )

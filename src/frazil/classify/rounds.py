@@ -53,6 +53,7 @@ class Plan:
     Attributes:
         classes: how many. diameter: of the particle, Å. reach: farthest shift, Å. mask: of the averages. first_band: shell
             that the search begins with. rounds: how many. seed: of all random numbers.
+        sign: 1 where particles are bright, -1 where they are dark, 0 where nobody knows.
     """
 
     classes: int
@@ -62,6 +63,7 @@ class Plan:
     first_band: int
     rounds: int
     seed: int
+    sign: int
 
     @property
     def coarse_rounds(self) -> int:

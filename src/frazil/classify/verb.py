@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frazil.classify import Config
-from frazil.classify.averages import ClassSums
+from frazil.classify.averages import ClassSums, brightness
 from frazil.classify.diameter import found_diameter
 from frazil.classify.images import EDGE, image_mask, memory_of, read_images
 from frazil.classify.learning import Alignment, Classes, learn
@@ -44,7 +44,7 @@ def classify(config: Config, job: Job) -> None:
     """Run the whole verb.
 
     Raises:
-        InputError: if there are fewer particles than classes, boxes differ, or the diameter or resolution does not fit the box.
+        InputError: if there are fewer particles than classes, boxes differ, or the diameter or the resolution does not fit.
     """
     particles = checked_particles(read_particles(config.particles, config.images), config)
     grid = particles.grid
@@ -58,7 +58,9 @@ def classify(config: Config, job: Job) -> None:
         f"{particles.count} particles of {grid.box_size} px at {grid.pixel_size:g} Å/px, {optics}"
         + (f", {groups} optics groups" if groups > 1 else "")
     )
-    job.log(f"diameter {diameter:.0f} Å ({'given' if config.diameter else 'found in the images'}), shifts up to {reach:.0f} Å")
+    job.log(
+        f"diameter {diameter:.0f} Å ({'given' if config.diameter else 'found in the images'}), shifts up to {reach:.0f} Å"
+    )
     job.announce_memory(planned_memory(particles, layout, config), "coefficients of all images and sums of all classes")
     plan = Plan(
         classes=config.classes,
@@ -68,14 +70,14 @@ def classify(config: Config, job: Job) -> None:
         first_band=first_band(grid, diameter, layout),
         rounds=config.rounds,
         seed=config.seed,
+        sign={"bright": 1, "dark": -1, "auto": 0}[config.contrast],
     )
     with job.progress(particles.count, "reading") as progress:
         images = read_images(particles, layout, image_mask(grid, diameter, reach), progress.advance)
     batch_size = config.batch_size or max(LEAST_BATCH, IMAGES_OF_CLASS * config.classes)
     found = learn(images, plan, batch_size, job, config.checkpoint_every)
     found, quality = best_first(found, judge(found, images, plan, config.reject))
-    sign = contrast_of(found.progress.averages, quality, plan) if config.contrast == "auto" else 1
-    sign = -1 if config.contrast == "dark" else sign
+    sign = plan.sign or brightness(found.progress.sums, layout.band, diameter / grid.extent)
     averages = found.progress.averages * sign
     job.log(f"particles are {'bright' if sign > 0 else 'dark'} in the images ({config.contrast})")
     write_outputs(job.outputs, particles, averages, found, quality)
@@ -159,17 +161,6 @@ def best_first(found: Classes, quality: Quality) -> tuple[Classes, Quality]:
     names = ("count", "resolution", "sharpness", "score", "good_class")
     sorted_quality = replace(quality, **{name: getattr(quality, name)[order] for name in names})
     return replace(found, progress=progress, alignment=alignment), sorted_quality
-
-
-def contrast_of(averages: Float[Tensor, "classes n n"], quality: Quality, plan: Plan) -> int:
-    """+1 when density is bright, -1 when it is dark: a molecule fills less of its circle than there is around it."""
-    inside = plan.mask > 0.5
-    total = 0.0
-    for average, count in zip(averages, quality.count.tolist(), strict=True):
-        deviation = average[inside] - average[inside].median()
-        scale = deviation.square().mean().sqrt().clamp(min=1e-20)
-        total += count * float((deviation / scale).pow(3).mean())
-    return 1 if total >= 0 else -1
 
 
 def write_outputs(

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from frazil.figures.maps import scale_bar
-from frazil.figures.style import COLOURS, GREYS, INK, Array, Spec, as_array, as_picture, new_panels, picture_panel, styled
+from frazil.figures.style import (
+    COLOURS,
+    GREYS,
+    INK,
+    Array,
+    Spec,
+    as_array,
+    as_picture,
+    new_panels,
+    picture_panel,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +53,9 @@ def montage(
             continue
         picture = pictures[number]
         low, high = (float(value) for value in np.percentile(picture, (0.5, 99.8)))
-        panel.imshow(picture, cmap=GREYS, origin="lower", vmin=low, vmax=max(high, low + 1e-12), interpolation="lanczos")
+        panel.imshow(
+            picture, cmap=GREYS, origin="lower", vmin=low, vmax=max(high, low + 1e-12), interpolation="lanczos"
+        )
         panel.set_xlabel(captions[number], fontsize=6.5, color=INK, labelpad=2)
         if good is not None:
             for spine in panel.spines.values():

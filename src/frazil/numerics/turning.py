@@ -16,7 +16,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from scipy import sparse
 from torch import Tensor
 
@@ -37,6 +37,16 @@ def table_shells(band: int) -> Int[Tensor, " points"]:
     rows, columns = table_side(band)
     y = torch.arange(rows, dtype=torch.float32) - rows // 2
     return (torch.hypot(y[:, None], torch.arange(columns, dtype=torch.float32)) / PADDING).round().long().reshape(-1)
+
+
+def shift_of_tables(shifts: Float[Tensor, "images 2"], band: int, box_size: int) -> Complex[Tensor, "images points"]:
+    """What tables are multiplied with to move images by minus these shifts (x, y), pixels."""
+    rows, columns = table_side(band)
+    y = torch.arange(rows, dtype=torch.float32) - rows // 2
+    x = torch.arange(columns, dtype=torch.float32)
+    turns = shifts[:, 0, None, None] * x + shifts[:, 1, None, None] * y[:, None]
+    angle = (2 * torch.pi / (PADDING * box_size)) * turns.flatten(1)
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def _falloff(box_size: int) -> Float[Tensor, "n n"]:
@@ -67,7 +77,9 @@ def with_mates(values: Float[Tensor, "*tables points"], band: int, sign: int = 1
     return square.flatten(-2)
 
 
-def images_of_spectra(tables: Float[Tensor, "images points 2"], band: int, box_size: int) -> Float[Tensor, "images n n"]:
+def images_of_spectra(
+    tables: Float[Tensor, "images points 2"], band: int, box_size: int
+) -> Float[Tensor, "images n n"]:
     """Images whose spectra, smoothed by the adjoint's interpolation, are these tables; zero outside the band."""
     size, (rows, columns) = PADDING * box_size, table_side(band)
     values = torch.view_as_complex(tables.contiguous()).reshape(-1, rows, columns)
