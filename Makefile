@@ -41,6 +41,7 @@ bench: $(INSTALLED) peers
 	$(BIN)/python benchmarks/apoferritin.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/refinement.py
+	$(BIN)/python benchmarks/classification.py
 
 # Some hours on two quiet cores, nearly all of them cryodrgn's; parts of it with ENSEMBLES="--sets igg1d --only frazil oracle".
 bench-ensembles: $(INSTALLED) peers

@@ -89,8 +89,7 @@ def learn(images: ClassImages, plan: Plan, batch_size: int, job: Job, checkpoint
             )
             if progress.round % checkpoint_every == 0 or progress.round == plan.rounds:
                 save(path, progress, job)
-        search = fine_search(plan, images, progress.band) if progress.centred else coarse
-        progress = centred(progress, plan, images, search)
+        progress = centred(progress, plan, images, fine_search(plan, images, progress.band))
         shown.advance(images.count)
         search = fine_search(plan, images, progress.band)
         progress, found = whole_pass(progress, plan, images, search)

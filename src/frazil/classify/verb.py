@@ -61,7 +61,9 @@ def classify(config: Config, job: Job) -> None:
     job.log(
         f"diameter {diameter:.0f} Å ({'given' if config.diameter else 'found in the images'}), shifts up to {reach:.0f} Å"
     )
-    job.announce_memory(planned_memory(particles, layout, config), "coefficients of all images and sums of all classes")
+    job.announce_memory(
+        planned_memory(particles, layout, diameter, config), "coefficients of all images and sums of all classes"
+    )
     plan = Plan(
         classes=config.classes,
         diameter=diameter,
@@ -143,10 +145,10 @@ def first_band(grid: Grid, diameter: float, layout: HalfPlane) -> int:
     return max(3, min(layout.band, int(grid.shell_of(max(FIRST_DETAIL * diameter, FINEST_FIRST)))))
 
 
-def planned_memory(particles: Particles, layout: HalfPlane, config: Config) -> int:
+def planned_memory(particles: Particles, layout: HalfPlane, diameter: float, config: Config) -> int:
     """Bytes at the peak: coefficients of images, sums and tables of classes, views of all classes, a chunk of scores."""
     sums = ClassSums.memory(config.classes, layout.band)
-    angles = round(np.pi * layout.band / COARSENESS)
+    angles = round(np.pi * diameter / 2 * layout.band / particles.grid.extent / COARSENESS) + 6
     views = 4 * config.classes * angles * layout.count * 8
     return memory_of(particles.count, layout) + 4 * sums + views + GIB // 2
 
