@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from frazil.classify.averages import ClassSums, brightness, recentred
+from frazil.classify.averages import ClassSums, brightness, half_averages, recentred, ring_correlation, solved
 from frazil.classify.diameter import rim
+from frazil.classify.expectation import Search, expect
 from frazil.classify.images import image_mask, read_images
-from frazil.classify.learning import rows_of_round, turned
+from frazil.classify.learning import aligned, rows_of_round, turned
 from frazil.classify.quality import threshold
 from frazil.data.stack import read_particles
 from frazil.data.star import read_star, write_star
 from frazil.data.table import Block, Table
+from frazil.numerics.fourier import images_to_coefficients
 from frazil.numerics.masks import soft_circle
 from frazil.numerics.turning import spectra_of_images
 
-from .conftest import GRID, picture, write_pictures
+from .conftest import GRID, Stack, picture, write_pictures
 
 
 def in_two_groups(folder: Path) -> Path:
@@ -122,3 +124,31 @@ def test_mask_leaves_the_corners_outside() -> None:
     mask = image_mask(GRID, 400.0, 50.0)
     assert float(mask[0, 0]) == 0
     assert float(mask[16, 16]) == 1
+
+
+def test_against_true_pictures_every_image_finds_its_own_and_they_average_to_them(pictures: Stack) -> None:
+    mask = image_mask(GRID, 150.0, 10.0)
+    layout = GRID.half_plane(13)
+    images = read_images(read_particles(pictures.path), layout, mask, lambda count: None)
+    true = torch.stack([picture(kind, torch.tensor(0.0), torch.zeros(2)) for kind in (0, 1)])
+    search = Search.of(GRID, 13, 13, 150.0, 12.0, 0.5)
+    found = expect(images, torch.arange(images.count), true, search, table_band=13)
+    where = aligned(found.match, search, torch.zeros(images.count, 2), 2)
+    there = pictures.kind >= 0
+    assert (where.chosen.numpy() == pictures.kind)[there].mean() > 0.97
+    # the first picture is its own half turn
+    turn = torch.rad2deg(pictures.angle) - where.angle
+    heavy = torch.from_numpy(pictures.kind == 1)
+    assert float(((turn[heavy] + 180) % 360 - 180).abs().median()) < 6
+    away = (where.shift - pictures.shift).norm(dim=1)
+    assert float(away[torch.from_numpy(there)].median()) < 0.6 * GRID.pixel_size
+    shells = (layout.shell > 2) & (
+        layout.shell < 9
+    )  # where the microscope shows something, and the picture holds something
+    made = images_to_coefficients(solved(found.sums, 13, mask, within=13), layout)[:, shells]
+    expected = images_to_coefficients(true, layout)[:, shells]
+    likeness = (made * expected.conj()).real.sum(dim=1) / (made.abs().norm(dim=1) * expected.abs().norm(dim=1))
+    assert float(likeness.min()) > 0.93
+    curves = ring_correlation(half_averages(found.sums, 13, mask), layout)
+    assert float(curves[:, 3:6].min()) > 0.9
+    assert float(found.sums.share.sum()) == pytest.approx(images.count, rel=1e-4)

@@ -46,7 +46,7 @@ def montage(
     pictures = as_array(images)
     columns = min(columns, max(len(pictures), 1))
     rows = max(1, -(-len(pictures) // columns))
-    figure, panels = new_panels(columns, rows, SIDE, SIDE + 0.3, title)
+    figure, panels = new_panels(columns, rows, SIDE, SIDE + 0.16, title)
     for number, panel in enumerate(panels):
         picture_panel(panel)
         if number >= len(pictures):
