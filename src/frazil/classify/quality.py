@@ -24,8 +24,10 @@ from frazil.numerics.shells import first_shell_below
 
 # weight of the median of its class in the score of a particle
 OF_CLASS = 0.5
-# standard deviations below the commonest score that are still good: one in eleven of a Gaussian is further down
-SPREADS = 1.35
+# the middle of the good particles among all scores: that of four in five
+MIDDLE = 0.6
+# root mean square deviations above that middle, taken off it, that are still good: of good particles one in twenty is lower
+SPREADS = 2.0
 # two crowds stand apart where between them there is less than this share of the smaller one
 APART = 0.3
 BINS = 60
@@ -102,25 +104,23 @@ def explained_share(
 def threshold(score: Float[Tensor, " images"], reject: float | None) -> float:
     """The least score of a good particle.
 
-    Good particles are the majority, and what is above their commonest score is theirs alone: it tells how far they scatter.
-    Where a crowd further down stands apart, what is between the two divides them.
+    What is above the middle of the good particles is theirs alone: it tells how far they scatter. (The commonest score would
+    be another middle, but it jumps from one class to another where classes differ in score.) Where a crowd further down stands
+    apart, what is between the two divides them.
     """
     if reject is not None:
         return float(score.sort().values[min(round(reject * len(score)), len(score) - 1)])
-    low, high = torch.quantile(score, torch.tensor([0.02, 0.98])).tolist()
+    low, middle, high = score.double().quantile(torch.tensor([0.02, MIDDLE, 0.98], dtype=torch.float64)).tolist()
     if not high > low:
         return low
+    above = score[score > middle] - middle
+    least = middle - SPREADS * float(above.square().mean().sqrt())
     width = (high - low) / BINS
     counts = torch.histc(score, BINS, low, high)
     kernel = torch.tensor([1.0, 2, 3, 4, 5, 4, 3, 2, 1]) / 25
     smooth = torch.nn.functional.conv1d(counts[None, None], kernel[None, None], padding=4)[0, 0]
-    upper = smooth.clone()
-    upper[: BINS // 4] = 0  # a crowd of noise near zero is not the majority that is meant
-    peak = int(upper.argmax())
-    common = low + (peak + 0.5) * width
-    above = score[score > common] - common
-    least = common - SPREADS * float(above.square().mean().sqrt()) if len(above) else common
-    valley = torch.nonzero(smooth[: peak + 1] == smooth[: peak + 1].min())[:, 0].float().mean()
-    crowd = float(smooth[: int(valley) + 1].max())
-    apart = float(smooth[int(valley)]) < APART * min(crowd, float(smooth[peak]))
-    return max(least, low + (float(valley) + 0.5) * width) if apart else least
+    below = smooth[: int((middle - low) / width) + 1]
+    valley = float(torch.nonzero(below == below.min())[:, 0].float().mean())
+    crowd = float(below[: int(valley) + 1].max())
+    apart = float(below[int(valley)]) < APART * min(crowd, float(below[int(valley) :].max()))
+    return max(least, low + (valley + 0.5) * width) if apart else least
