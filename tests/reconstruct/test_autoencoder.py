@@ -124,10 +124,10 @@ def test_drawing_fewer_coefficients_leaves_the_expected_error_as_it_is(particles
     whole, drawn = autoencoder(particles), autoencoder(particles, coefficients=0.4)
     with torch.no_grad():
         rows, latent = torch.arange(8), torch.zeros(8, 2)
-        exact = whole._error(whole.batch(rows), latent, None)
+        exact = whole.error(whole.batch(rows), latent, None)
         generator = torch.Generator().manual_seed(1)
         draws = [drawn.prepare(rows, generator).coefficients for _ in range(200)]
-        estimates = torch.stack([drawn._error(drawn.batch(rows), latent, index) for index in draws])
+        estimates = torch.stack([drawn.error(drawn.batch(rows), latent, index) for index in draws])
     assert abs(estimates.mean() - exact) < 4 * estimates.std() / 200**0.5
     assert estimates.std() > 0
 
@@ -209,7 +209,7 @@ def test_a_gpu_gives_the_loss_of_the_cpu(particles: Particles) -> None:
     for device in ("cpu", "cuda"):
         task = autoencoder(particles, device=device)
         with torch.no_grad():
-            losses.append(task._error(task.batch(torch.arange(8)), torch.ones(8, 2, device=device), None).item())
+            losses.append(task.error(task.batch(torch.arange(8)), torch.ones(8, 2, device=device), None).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 

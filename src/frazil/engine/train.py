@@ -61,6 +61,16 @@ class Task(ABC):
         """
         return torch.empty(len(rows), 0)
 
+    def before(self, rows: Tensor, epoch: float) -> None:
+        """What is to be done before a stretch of rows is trained on: see ``stretch`` of `train`; nothing by default.
+
+        Whatever of it outlives the stretch must be in `modules`. All processes are called, with the same rows.
+
+        Args:
+            rows: int64 (rows,), on the CPU, in the order they will be seen in. epoch: epochs done, with the fraction.
+        """
+        return None
+
     @abstractmethod
     def step(self, rows: Tensor, epoch: float, prepared: Any) -> dict[str, Tensor]:
         """The values of neighbours in a batch, each a scalar mean over them; ``loss`` is minimised, the others reported.
@@ -102,6 +112,7 @@ def train(
     accumulate: int = 1,
     seed: int = 0,
     block: int = 1,
+    stretch: int | None = None,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 60.0,
     metric_every: int | None = None,
@@ -121,6 +132,7 @@ def train(
         batch_size: rows of a batch in all processes of the job together.
         accumulate: batches per optimizer step.
         block: consecutive rows that stay near each other in the shuffled order, for stacks read from disk.
+        stretch: rows between calls of `Task.before`, a multiple of `batch_size`; it is never called when not given.
         checkpoint_every: optimizer steps between checkpoints (by time alone when not given).
         checkpoint_seconds: time between checkpoints when `checkpoint_every` is not given.
         metric_every: optimizer steps between lines of metrics within an epoch; none when not given.
@@ -132,7 +144,7 @@ def train(
         FrazilError: when the loss stays without a finite value for 50 batches.
         KeyboardInterrupt: after a checkpoint, when Ctrl-C or SIGTERM asked to stop.
     """
-    loop = _Loop(task, Sampler(count, batch_size, seed, block), accumulate, epochs, job, name)
+    loop = _Loop(task, Sampler(count, batch_size, seed, block), accumulate, epochs, job, name, stretch)
     torch.manual_seed(seed)
     loop.start()
     due = _Clock(checkpoint_every, checkpoint_seconds)
@@ -169,8 +181,11 @@ class _Clock:
 class _Loop:
     """The state of a training run and how it moves by one step."""
 
-    def __init__(self, task: Task, sampler: Sampler, accumulate: int, epochs: int, job: Job, name: str) -> None:
+    def __init__(
+        self, task: Task, sampler: Sampler, accumulate: int, epochs: int, job: Job, name: str, stretch: int | None
+    ) -> None:
         self.task, self.sampler, self.accumulate, self.epochs, self.job = task, sampler, accumulate, epochs, job
+        self.stretch = stretch
         self.path = job.checkpoints / f"{name}.safetensors"
         self.modules, self.optimizers = task.modules(), task.optimizers()
         self.parameters = [p for o in self.optimizers.values() for group in o.param_groups for p in group["params"]]
@@ -196,8 +211,10 @@ class _Loop:
         while self.sampler.epoch < self.epochs:
             started, first = time.monotonic(), self.sampler.position
             pending, taken = 0, 0
-            begin = self.sampler.position
+            begin = here = self.sampler.position
             for rows in self.sampler.rest_of_epoch():
+                self._before(here)
+                here = self.sampler.position
                 self._batch(rows)
                 pending, taken = pending + 1, self.sampler.position - begin
                 if pending == self.accumulate and self.sampler.position < self.sampler.count:
@@ -208,6 +225,12 @@ class _Loop:
                 self._optimize()
             self._end_epoch((self.sampler.count - first) / max(time.monotonic() - started, 1e-9))
             yield self.sampler.count - begin
+
+    def _before(self, position: int) -> None:
+        """Lets the task prepare for the stretch of rows that begins at a position, if one does."""
+        if self.stretch and position % self.stretch == 0:
+            rows = self.sampler.order(self.sampler.epoch)[position : position + self.stretch]
+            self.task.before(rows, self.sampler.epoch + position / self.sampler.count)
 
     def _batch(self, rows: Tensor) -> None:
         """Adds the gradient of a batch, without the rows that spoil it."""

@@ -66,6 +66,18 @@ def from_six_numbers(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 
     return torch.stack((first, second, torch.linalg.cross(first, second)), dim=-2)
 
 
+def shortest_turn(start: Float[Tensor, "*batch 3"], end: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """The smallest rotation that takes one unit vector to another, which must not be its opposite: R start = end.
+
+    ``R = 1 + [v] + [v]^2 / (1 + c)`` with v the cross product and c the cosine (Rodrigues' formula).
+    """
+    x, y, z = torch.linalg.cross(start, end).unbind(-1)
+    zero = torch.zeros_like(x)
+    skew = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).unflatten(-1, (3, 3))
+    cosine = (start * end).sum(-1)[..., None, None]
+    return torch.eye(3).to(start) + skew + skew @ skew / (1 + cosine)
+
+
 def random_rotations(
     count: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "count 3 3"]:

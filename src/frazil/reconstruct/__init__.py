@@ -11,7 +11,8 @@ Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refin
 the map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
 
 Poses are those of the stack, unless `--poses amortised` finds them: an encoder looks at every image and guesses, a density
-is learnt from the best guesses, and both from the error of the images. `--preset cryofire` does so as published.
+is learnt from the best guesses, and both from the error of the images. `--preset cryofire` does so as published. With
+`--preset cryodrgn2` poses are searched, every few epochs and from coarse to fine, against a neural field while it is trained.
 
 Several processes, on one machine or many, share the work where `torchrun` starts them.
 
@@ -24,6 +25,7 @@ Several processes, on one machine or many, share the work where `torchrun` start
     frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
     frazil reconstruct particles.star --poses amortised
     frazil reconstruct particles.star --preset cryofire --latent-dim 8
+    frazil reconstruct particles.star --preset cryodrgn2 --latent-dim 8
     torchrun --nproc-per-node 4 -m frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
 
 Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half_a.mrc and half_b.mrc (unfiltered),
@@ -41,6 +43,7 @@ from typing import TYPE_CHECKING, Literal
 from frazil.config import JobConfig, argument, setting
 from frazil.reconstruct.amortised_config import AmortisedConfig
 from frazil.reconstruct.basis_config import BasisConfig
+from frazil.reconstruct.hierarchical_config import HierarchicalConfig
 from frazil.reconstruct.neural_config import NeuralConfig
 from frazil.reconstruct.refine_config import RefineConfig
 from frazil.reconstruct.search_config import SearchConfig
@@ -80,12 +83,18 @@ class Config(JobConfig):
     train: NeuralConfig = NeuralConfig()
     refine: RefineConfig = RefineConfig()
     search: SearchConfig = SearchConfig()
+    hierarchical: HierarchicalConfig = HierarchicalConfig()
     amortised: AmortisedConfig = AmortisedConfig()
 
     @property
     def made_of(self) -> Literal["voxels", "basis", "field"]:
         """What the density is made of, whether it was said or follows from the latent dimension."""
         return self.density or ("basis" if self.latent_dim else "voxels")
+
+    @property
+    def searched_with_field(self) -> bool:
+        """Whether poses are searched against a neural field while it is trained."""
+        return self.poses == "search" and self.search.method == "hierarchical"
 
 
 def run(config: Config, job: Job) -> None:

@@ -27,7 +27,7 @@ from frazil.numerics.rotations import random_rotations
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
 from frazil.reconstruct.amortised_config import AmortisedConfig
-from frazil.reconstruct.coefficients import StandardisedImages
+from frazil.reconstruct.coefficients import StandardisedImages, without_beam_tilt
 from frazil.reconstruct.learnt_density import LearntDensity, LearntVoxels, Slices
 
 # guesses that count for less are not worth a slice
@@ -162,15 +162,7 @@ class AmortisedPoses(Task):
         self, rows: Int[Tensor, " batch"]
     ) -> tuple[Complex[Tensor, "batch coefficients"], Float[Tensor, "batch coefficients"]]:
         """Coefficients of images with beam tilt taken away, and their CTF."""
-        images = self.images[rows].to(self.device)
-        if self.optics is None:
-            return images, torch.ones(len(rows), self.layout.count, device=self.device)
-        optics = self.optics[rows].to(self.device)
-        transfer = optics.ctf(self.images.grid, self.layout).to(torch.float32)
-        if optics.has_beam_tilt:
-            tilted = optics.transfer(self.images.grid, self.layout).to(images.dtype)
-            images = images * torch.where(transfer == 0, torch.ones_like(tilted), (tilted / transfer).conj())
-        return images, transfer
+        return without_beam_tilt(self.images, self.optics, rows, self.layout)
 
     def guess(
         self,

@@ -20,7 +20,7 @@ from frazil.numerics.fourier import HalfPlane
 from frazil.physics.field import FieldNetwork, slice_points
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
-from frazil.reconstruct.coefficients import StandardisedImages
+from frazil.reconstruct.coefficients import StandardisedImages, without_beam_tilt
 from frazil.reconstruct.neural_config import NeuralConfig
 
 # points of the field that a worker evaluates at once on a CPU, so that activations stay in its cache
@@ -135,14 +135,14 @@ class Autoencoder(Task):
         noise = torch.randn(len(rows), self.latent_dim, generator=generator)
         controlled = self.config.beta_control is not None
         divergence = self.posterior(rows).divergence().mean() if controlled else None
-        return Prepared(noise.to(self.device), self._draw_coefficients(generator), divergence)
+        return Prepared(noise.to(self.device), self.draw_coefficients(generator), divergence)
 
     def step(self, rows: Int[Tensor, " batch"], epoch: float, prepared: Prepared) -> dict[str, Tensor]:
         """Loss of images of a batch at a (fractional) epoch, their mean squared error and divergence."""
         moving = self.poses is not None and epoch >= self.config.pose_pretrain
         batch = self.batch(rows, moving=moving)
         posterior = self.encode(batch)
-        error = self._error(batch, posterior.sample(prepared.noise), prepared.coefficients)
+        error = self.error(batch, posterior.sample(prepared.noise), prepared.coefficients)
         divergence = posterior.divergence().mean()
         beta = self.beta(epoch * len(self.images))
         # the value of the whole batch with the slope of these images
@@ -170,24 +170,24 @@ class Autoencoder(Task):
             return None
         return self.poses(torch.arange(len(self.images), device=self.device)).to("cpu")
 
-    def batch(self, rows: Int[Tensor, " batch"], *, moving: bool = False) -> Batch:
-        """Images, CTF and present poses of some particles; differentiable in the poses if they are ``moving``."""
-        pose = self.pose[rows].to(self.device)
-        if self.poses is not None:
+    def batch(self, rows: Int[Tensor, " batch"], *, moving: bool = False, pose: Pose | None = None) -> Batch:
+        """Images, CTF and present poses of some particles; differentiable in the poses if they are ``moving``.
+
+        Args:
+            pose: to be taken in place of the present poses.
+        """
+        if pose is not None:
+            pose = pose.to(self.device)
+        elif self.poses is None:
+            pose = self.pose[rows].to(self.device)
+        else:
             with torch.set_grad_enabled(moving and torch.is_grad_enabled()):
                 pose = self.poses(rows.to(self.device))
-        images = self.images[rows].to(self.device) * pose.shift_phase(self.images.grid, self.layout).conj()
-        if self.optics is None:
-            transfer = torch.ones(len(rows), self.layout.count, device=self.device)
-        else:
-            optics = self.optics[rows].to(self.device)
-            transfer = optics.ctf(self.images.grid, self.layout).to(torch.float32)
-            if optics.has_beam_tilt:
-                tilted = optics.transfer(self.images.grid, self.layout).to(images.dtype)
-                images = images * torch.where(transfer == 0, torch.ones_like(tilted), (tilted / transfer).conj())
+        images, transfer = without_beam_tilt(self.images, self.optics, rows, self.layout)
+        images = images * pose.shift_phase(self.images.grid, self.layout).conj()
         return Batch(rows, images, transfer, pose.rotation)
 
-    def _error(
+    def error(
         self, batch: Batch, latent: Float[Tensor, "batch latent"], index: Int[Tensor, " drawn"] | None
     ) -> Float[Tensor, ""]:
         """Mean squared error of the field's projections, image by image so that little is held at once."""
@@ -206,7 +206,7 @@ class Autoencoder(Task):
         per_image = (self.field.perceptron.entry_bias(latent), points, images)
         return streamed_mean_error(error_of, per_image, weights.tensors(), self.images_at_once, self.workers)
 
-    def _draw_coefficients(self, generator: torch.Generator) -> Int[Tensor, " drawn"] | None:
+    def draw_coefficients(self, generator: torch.Generator) -> Int[Tensor, " drawn"] | None:
         """Which coefficients a batch looks at; None for all."""
         count, kept, always = self._drawn
         if kept >= count:
@@ -239,7 +239,7 @@ def beta_schedule(beta: float | str, latent_dim: int) -> BetaSchedule:
     """The weight of the divergence a config asks for: 1 / latent_dim for auto."""
     if isinstance(beta, str) and beta in BETA_SCHEDULES:
         return BETA_SCHEDULES[beta]
-    value = 1 / latent_dim if beta == "auto" else float(beta)
+    value = 1 / max(latent_dim, 1) if beta == "auto" else float(beta)
     return BetaSchedule(value, value)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from frazil.numerics.fourier import HalfPlane, images_to_coefficients
 from frazil.physics.grid import Grid
+from frazil.physics.optics import Optics
 
 if TYPE_CHECKING:
     from frazil.data.stack import Particles
@@ -46,6 +47,26 @@ class StandardisedImages:
 
     def __len__(self) -> int:
         return self.values.shape[0]
+
+
+def without_beam_tilt(
+    images: StandardisedImages, optics: Optics | None, rows: Int[Tensor, " batch"], layout: HalfPlane
+) -> tuple[Complex[Tensor, "batch coefficients"], Float[Tensor, "batch coefficients"]]:
+    """Coefficients of some images with the phases of beam tilt taken away, and their CTF, on the layout's device.
+
+    Args:
+        optics: of all particles; None takes the CTF for 1. layout: that of the images.
+    """
+    device = layout.device
+    values = images[rows].to(device)
+    if optics is None:
+        return values, torch.ones(len(rows), layout.count, device=device)
+    some = optics[rows].to(str(device))
+    transfer = some.ctf(images.grid, layout).to(torch.float32)
+    if some.has_beam_tilt:
+        tilted = some.transfer(images.grid, layout).to(values.dtype)
+        values = values * torch.where(transfer == 0, torch.ones_like(tilted), (tilted / transfer).conj())
+    return values, transfer
 
 
 def circular_window(box_size: int, inner: float, outer: float) -> Float[Tensor, "n n"]:

@@ -48,9 +48,14 @@ def reconstruct(config: Config, job: Job) -> None:
 
         found = find_poses(particles, config, job)
         particles = found.particles
+    elif config.searched_with_field:
+        from frazil.reconstruct.field_search import search_with_field
+
+        found = search_with_field(particles, config, job)
+        particles = found.particles
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
     refinement = None
-    if particles.pose is None or config.poses == "search":
+    if found is None and (particles.pose is None or config.poses == "search"):
         from frazil.reconstruct.found_by_search import poses_by_search
 
         refinement = poses_by_search(particles, reference, config, job)
@@ -127,13 +132,38 @@ def check(config: Config) -> None:
             where="--latent-dim",
             remedy="leave it out: states bring their own coordinates; for motion within them give --basis.within",
         )
-    if config.made_of == "field" and not config.latent_dim:
+    if config.searched_with_field:
+        check_field_search(config)
+    elif config.made_of == "field" and not config.latent_dim:
         raise InputError("a neural field needs a latent coordinate", where="--latent-dim", remedy="give 1 or more")
     if config.poses == "amortised" and config.made_of == "field" and config.amortised.proposals:
         raise InputError(
             f"{config.amortised.proposals} random proposals for every batch are too many slices of a neural field",
             where="--amortised.proposals",
             remedy="give 0, or leave out --density field",
+        )
+
+
+def check_field_search(config: Config) -> None:
+    """Refuse settings that contradict a search against a neural field."""
+    if config.made_of != "field" or config.latent_dim is None:
+        raise InputError(
+            "poses are searched hierarchically against a neural field only",
+            where="--search.method",
+            remedy="add --density field and --latent-dim (0 for one rigid map), or give --preset cryodrgn2",
+        )
+    if config.train.refine_poses:
+        raise InputError(
+            "poses are searched, they cannot be trained as well",
+            where="--train.refine-poses",
+            remedy="leave it out, or refine afterwards: --refine.rounds 10",
+        )
+    if config.search.classes > 1 or config.symmetry.upper() != "C1":
+        asked = f"{config.search.classes} molecules" if config.search.classes > 1 else f"symmetry {config.symmetry}"
+        raise InputError(
+            f"{asked} and a neural field do not go together in a search",
+            where="--search.classes" if config.search.classes > 1 else "--symmetry",
+            remedy="leave it out, or give --search.method starts",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from frazil.config import StageConfig, setting
 
 
@@ -9,6 +11,10 @@ class SearchConfig(StageConfig):
     """Poses found from nothing: random starts of expectation-maximisation over a grid of poses, the one that explains unseen
     images best, then every particle against it."""
 
+    method: Literal["starts", "hierarchical"] = setting(
+        "starts",
+        "starts: random starts of voxels; hierarchical: against a neural field while it is trained (--hierarchical)",
+    )
     starts: int = setting(8, "random starts; the one that explains unseen images best goes on", ge=1)
     classes: int = setting(1, "different molecules to tell apart, each with a map of its own", ge=1, le=64)
     rounds: int = setting(30, "rounds of a start", ge=1)
