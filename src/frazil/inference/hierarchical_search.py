@@ -113,7 +113,7 @@ def search_poses(
     """
     found = whole_grid(images, table, layout, plane, hierarchy)
     bands = hierarchy.bands[1:]
-    if not bands or len(images) == 0:
+    if not bands:
         return found
     size = max(1, COEFFICIENTS_AT_ONCE // (8 * hierarchy.kept * plane.within(bands[-1]).count))
     levels = [
@@ -145,6 +145,8 @@ def whole_grid(
     number, shift, score = likeliest_views(
         images.within(0, low.count), Views(views), hierarchy.shifts, low, hierarchy.kept
     )
+    # poses are equally likely before: their logarithm is taken off again
+    score = score + math.log(2 * len(rotations) * len(hierarchy.shifts))
     place = number % len(rotations)
     turned = torch.where((number >= len(rotations))[..., None, None], half_turned(rotations[place]), rotations[place])
     return Candidates(turned, hierarchy.shifts[shift], pixels[place], score)

@@ -176,16 +176,14 @@ class Autoencoder(Task):
         Args:
             pose: to be taken in place of the present poses.
         """
-        if pose is not None:
-            pose = pose.to(self.device)
-        elif self.poses is None:
-            pose = self.pose[rows].to(self.device)
-        else:
+        given = self.pose[rows] if pose is None else pose
+        here = given.to(self.device)
+        if pose is None and self.poses is not None:
             with torch.set_grad_enabled(moving and torch.is_grad_enabled()):
-                pose = self.poses(rows.to(self.device))
+                here = self.poses(rows.to(self.device))
         images, transfer = without_beam_tilt(self.images, self.optics, rows, self.layout)
-        images = images * pose.shift_phase(self.images.grid, self.layout).conj()
-        return Batch(rows, images, transfer, pose.rotation)
+        images = images * here.shift_phase(self.images.grid, self.layout).conj()
+        return Batch(rows, images, transfer, here.rotation)
 
     def error(
         self, batch: Batch, latent: Float[Tensor, "batch latent"], index: Int[Tensor, " drawn"] | None

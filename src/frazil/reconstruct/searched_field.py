@@ -203,7 +203,7 @@ def cells_of(
         return torch.zeros(len(latent), dtype=torch.int64), latent.mean(0, keepdim=True)
     from sklearn.cluster import KMeans
 
-    found = KMeans(count, n_init=1, max_iter=CLUSTER_ROUNDS, random_state=0).fit(latent.double().numpy())
+    found = KMeans(count, n_init="auto", max_iter=CLUSTER_ROUNDS, random_state=0).fit(latent.double().numpy())
     cell = torch.from_numpy(found.labels_).to(torch.int64)
     centres = torch.from_numpy(found.cluster_centers_).to(latent.dtype)
     return cell, centres
