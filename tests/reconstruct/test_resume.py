@@ -28,6 +28,10 @@ RESULTS = (
 AMORTISED = ("--poses", "amortised", "--threads", 1, "--no-report", "--amortised.width", 16, "--amortised.epochs", 4)
 AMORTISED += ("--amortised.batch-size", 4, "--amortised.proposals", 16, "--amortised.checkpoint-every", 3)
 AMORTISED += ("--amortised.refine", 1, "--amortised.refine-dimensions", 1, "--amortised.radius-every", 100)
+SEARCHED = ("--preset", "cryodrgn2", "--latent-dim", 2, "--threads", 1, "--no-report", "--train.width", 8)
+SEARCHED += ("--train.encoder-width", 8, "--train.epochs", 3, "--train.batch-size", 4, "--train.checkpoint-every", 3)
+SEARCHED += ("--hierarchical.pretrain", 60, "--hierarchical.every", 2, "--hierarchical.renew", 20)
+SEARCHED += ("--hierarchical.order", 1, "--hierarchical.subdivisions", 1, "--hierarchical.first-band", 4)
 
 
 def check_same(whole: Path, broken: Path) -> None:
@@ -41,8 +45,8 @@ def check_same(whole: Path, broken: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "lines"),
-    [(FLAGS, (0, 1, 2)), (BASIS, (2, 7, 14)), (AMORTISED, (0, 1, 2))],
-    ids=["field", "basis", "amortised"],
+    [(FLAGS, (0, 1, 2)), (BASIS, (2, 7, 14)), (AMORTISED, (0, 1, 2)), (SEARCHED, (0, 1, 2))],
+    ids=["field", "basis", "amortised", "searched"],
 )
 def test_killed_reconstruction_resumes_bitwise(
     server: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
@@ -60,7 +64,7 @@ def test_killed_reconstruction_resumes_bitwise(
     check_same(whole, broken)
 
 
-@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (1, 2)), (BASIS, (5, 16))], ids=IDS)
+@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (1, 2)), (BASIS, (5, 16))], ids=["field", "basis"])
 def test_two_processes_of_which_one_is_killed_resume_bitwise(
     server: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
 ) -> None:
