@@ -213,3 +213,27 @@ def test_training_on_a_gpu_resumes_bitwise(tmp_path: Path) -> None:
         weights[name] = task.layer.weight.detach().cpu()
     assert torch.equal(weights["whole"], weights["broken"])
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "broken/metrics.jsonl").read_bytes()
+
+
+def test_a_task_is_told_of_every_stretch_of_rows_before_it_is_trained_on_them(job: Job) -> None:
+    class Told(Line):
+        """Writes down what it is told, and how many batches it has seen by then."""
+
+        told: list[tuple[list[int], float, int]]
+
+        def before(self, rows: Tensor, epoch: float) -> None:
+            self.told.append((rows.tolist(), epoch, len(self.rows)))
+
+    task = Told(torch.ones(14))
+    task.told = []
+    train(task, count=14, batch_size=2, epochs=2, stretch=6, job=job)
+    assert [(len(rows), batches) for rows, _, batches in task.told] == [
+        (6, 0),
+        (6, 3),
+        (2, 6),
+        (6, 7),
+        (6, 10),
+        (2, 13),
+    ]
+    assert [epoch for _, epoch, _ in task.told] == pytest.approx([0, 6 / 14, 12 / 14, 1, 1 + 6 / 14, 1 + 12 / 14])
+    assert sum((rows for rows, _, _ in task.told), []) == sum(task.rows, [])

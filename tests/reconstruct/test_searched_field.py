@@ -1,4 +1,4 @@
-"""Poses searched against a neural field: the search of a known field, the schedule, the flags, the messages, the whole way."""
+"""Poses searched against a neural field: a known field, the schedule, the flags, the messages, the whole way."""
 
 from __future__ import annotations
 

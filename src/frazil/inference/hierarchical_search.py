@@ -1,16 +1,16 @@
 """The best pose of every image by subdivision: a coarse grid of all poses first, then finer ones around the best few.
 
-At the first level an image is compared with views of a volume on a whole grid of rotations and shifts, at low frequencies only.
-The rotations that fit best, each with its best shift, are divided into eight; shifts are tried again, half as far; frequencies
-go further. After some levels the best pose of all is kept (Zhong et al., ICCV 2021).
+At the first level an image is compared with views of a volume on a whole grid of rotations and shifts, at low frequencies.
+The rotations that fit best, each with its best shift, are divided into eight; shifts are tried again, half as far, and
+frequencies go further. After some levels the best pose of all is kept (Zhong et al., ICCV 2021).
 
 An image y with transfer function T is compared with a view m of the volume by its squared error,
 
     |y e^{2 pi i k.t} - T m|^2 = |y|^2 + |T m|^2 - 2 Re <y e^{2 pi i k.t}, T m>
 
 At the first level the last term is a matrix product of images with views (`matching`). At the others an image has views of
-its own: the products of their coefficients with those of the image are multiplied with the phases of the shifts, which are the
-same for all images and poses, as one matrix product.
+its own: the products of their coefficients with those of the image are multiplied with the phases of the shifts, which are
+the same for all images and poses, as one matrix product.
 """
 
 from __future__ import annotations

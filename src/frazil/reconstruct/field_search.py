@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from frazil.data.stack import Particles
@@ -30,7 +31,10 @@ def search_with_field(particles: Particles, config: Config, job: Job) -> FoundPo
     images = read_images(particles, config, job, sign=1.0)
     with one_thread_per_operation() as workers:
         given = particles.given(pose=Pose.identity(particles.count))
-        autoencoder = build_task(images, given, config, job, workers)
+        with warnings.catch_warnings():
+            # an encoder of no coordinates ends in an empty layer, which torch remarks upon
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            autoencoder = build_task(images, given, config, job, workers)
         task = SearchedAutoencoder(autoencoder, settings, job.processes, workers)
         job.log(describe(task, job))
         if settings.pretrain:
