@@ -25,6 +25,7 @@ from frazil.reconstruct.ab_initio import Level, Search
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.consensus import judge
 from frazil.reconstruct.maps import believed
+from frazil.reconstruct.molecules import refine_molecules
 from frazil.reconstruct.placing import Placed, Placer
 from frazil.reconstruct.refine import Refinement, refine
 from frazil.reconstruct.search import MOST_IMAGES, search_of, search_poses
@@ -51,8 +52,10 @@ def poses_by_search(particles: Particles, reference: Grid, config: Config, job: 
         InputError: if the images differ in box or pixel size, or there are too few.
     """
     found = search_poses(particles, config, job)
-    particles = particles.given(pose=found.placed.pose)
     rounds = ROUNDS if config.refine.rounds is None else config.refine.rounds
+    if config.search.classes > 1:
+        return refine_molecules(particles, found.placed, reference, _of_rounds(config, rounds), job)
+    particles = particles.given(pose=found.placed.pose)
     for look in range(LOOKS):
         few = _of_rounds(config, min(ROUNDS_BEFORE, rounds))
         refinement = refine(particles, reference, few, job, f"refinement_{look}")
