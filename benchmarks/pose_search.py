@@ -2,9 +2,9 @@
 
 `match_views` compares images with all views of a volume as matrix products. Its floor is the product itself: 4 operations
 for a coefficient of a pair of image and view, half of that because a view turned by half a turn in its plane costs nothing
-more, at the rate at which this core multiplies matrices of that size. The hierarchical search is that of the preset `cryodrgn2`
-as published (bands of 12 to 32, 4,608 rotations x 196 shifts, then four levels of 8 x 8 rotations x 196 shifts); cryodrgn abinit
-4.3.1 needs 4 to 6 CPU seconds for an image and search.
+more, at the rate at which this core multiplies matrices of that size. The hierarchical search is that of the preset
+`cryodrgn2` as published (bands of 12 to 32, 4,608 rotations x 196 shifts, then four levels of 8 x 8 rotations x 196 shifts);
+cryodrgn abinit 4.3.1 needs 4 to 6 CPU seconds for an image and search.
 
     .venv/bin/python benchmarks/pose_search.py [--box 66] [--images 64]
 """
