@@ -324,8 +324,3 @@ def test_proposals_and_a_field_are_refused(run_frazil: Any, small_stack: Path) -
 def test_a_kernel_without_a_centre_is_refused(run_frazil: Any, small_stack: Path) -> None:
     done = run_frazil("reconstruct", small_stack, "--poses", "amortised", "--amortised.kernel-size", 4)
     assert (done.code, "give an odd number" in done.stderr) == (2, True)
-
-
-def test_a_stack_without_poses_is_told_of_amortised_ones(run_frazil: Any, small_stack: Path, tmp_path: Path) -> None:
-    done = run_frazil("reconstruct", without_poses(small_stack, tmp_path))
-    assert (done.code, "or add --poses amortised" in done.stderr) == (2, True)

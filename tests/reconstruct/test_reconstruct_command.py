@@ -154,10 +154,11 @@ def test_a_mask_of_another_box_is_refused(run_frazil, small_stack, tmp_path):
     assert "the mask has a box of 30 px, the map one of 24 px" in done.stderr
 
 
-def test_a_stack_without_poses_is_refused(run_frazil, small_stack, tmp_path):
+def test_a_stack_without_poses_is_refused_where_they_are_said_to_be_given(run_frazil, small_stack, tmp_path):
     star = _star_without(small_stack, tmp_path / "p.star", ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))
-    done = run_frazil("reconstruct", "--no-report", star, "--out", tmp_path / "job")
-    assert (done.code, "has no poses" in done.stderr) == (2, True)
+    done = run_frazil("reconstruct", "--no-report", star, "--poses", "given", "--out", tmp_path / "job")
+    assert done.code == 2
+    assert "the stack has no poses. Leave out --poses given and they are searched" in done.stderr
 
 
 def test_particles_all_in_one_half_set_are_refused(run_frazil, small_stack, tmp_path):

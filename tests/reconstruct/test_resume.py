@@ -16,6 +16,8 @@ FLAGS += ("--train.width", 16, "--train.encoder-width", 16, "--train.batch-size"
 FLAGS += ("--train.refine-poses", "--train.pose-pretrain", 2, "--train.coefficients", 0.5, "--train.accumulate", 2)
 BASIS = ("--density", "basis", "--latent-dim", 1, "--threads", 1, "--no-report", "--basis.checkpoint-every", 2)
 BASIS += ("--basis.landmarks", 8, "--basis.passes", 2)
+SEARCH = ("--poses", "search", "--ignore-poses", "--search.starts", 3, "--search.rounds", 4, "--search.images", 60)
+SEARCH += ("--threads", 1, "--no-report")
 REFINE = ("--refine.rounds", 4, "--refine.beam-tilt", "--threads", 1, "--no-report")
 RESULTS = (
     "latent.npy",
@@ -94,4 +96,16 @@ def test_killed_refinement_resumes_bitwise(server: Any, disturbed_stack: Path, t
     os.kill(started[-1], signal.SIGKILL)
     assert server.wait()[-1] == -signal.SIGKILL
     assert server.run("reconstruct", disturbed_stack, *REFINE, "--out", broken, processes=processes) == [0] * processes
+    check_same(whole, broken)
+
+
+@pytest.mark.parametrize("lines", [1, 3, 6])
+def test_a_killed_search_resumes_bitwise(server: Any, rigid_stack: Path, tmp_path: Path, lines: int) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert server.run("reconstruct", rigid_stack, *SEARCH, "--out", whole) == [0]
+    (process,) = server.start("reconstruct", rigid_stack, *SEARCH, "--out", broken)
+    server.wait_for_epochs(broken, lines)
+    os.kill(process, signal.SIGKILL)
+    assert server.wait() == [-signal.SIGKILL]
+    assert server.run("reconstruct", rigid_stack, *SEARCH, "--out", broken) == [0]
     check_same(whole, broken)

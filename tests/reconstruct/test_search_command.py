@@ -1,0 +1,111 @@
+"""Poses from nothing as users meet them: found, of several molecules too, flags and messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from frazil.data.stack import read_particles
+from frazil.evaluate.poses import pose_errors, pose_figures
+from frazil.inference.coarse_images import read_coarse
+from frazil.reconstruct import Config
+from frazil.reconstruct.basis_job import measured_noise
+from frazil.reconstruct.diameter import estimated_diameter
+from frazil.reconstruct.search import search_of
+
+FAST = ("--search.starts", 3, "--search.rounds", 25, "--search.images", 300, "--no-report", "--refine.rounds", 3)
+
+
+def angles(job: Path, truth: Path) -> dict[str, Any]:
+    """Errors of the poses a job found, after alignment."""
+    found, true = read_particles(job / "outputs" / "particles.star").pose, read_particles(truth).pose
+    assert found is not None and true is not None
+    return pose_figures(pose_errors(found, true), 6.0)
+
+
+def test_poses_are_found_from_nothing(run_frazil: Any, rigid_stack: Path, tmp_path: Path) -> None:
+    flags = (*FAST, "--search.resolution", 14, "--search.lowest-resolution", 120, "--search.shift-range", 12)
+    done = run_frazil(
+        "reconstruct", rigid_stack, "--poses", "search", "--ignore-poses", *flags, "--out", tmp_path / "job"
+    )
+    assert done.code == 0, done.stderr
+    found = angles(tmp_path / "job", rigid_stack)
+    assert found["rotation_error_median"] < 4
+    assert found["rotation_within_10"] > 0.9
+    assert found["shift_error_median_px"] < 0.5
+    lines = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["start"] for line in lines if "start" in line] == [0, 1, 2]
+
+
+def test_a_table_without_poses_is_searched(run_frazil: Any, rigid_stack: Path, tmp_path: Path) -> None:
+    star = rigid_stack.parent / "bare.star"
+    text = rigid_stack.read_text()
+    for name in ("AngleRot", "AngleTilt", "AnglePsi"):
+        text = text.replace(f"_rln{name} ", f"_something{name} ")
+    star.write_text(text)
+    done = run_frazil(
+        "reconstruct", star, *FAST, "--search.diameter", 150, "--search.resolution", 14, "--out", tmp_path / "job"
+    )
+    assert done.code == 0, done.stderr
+    assert angles(tmp_path / "job", rigid_stack)["rotation_error_median"] < 4
+
+
+def test_given_poses_are_where_a_search_begins(
+    run_frazil: Any, disturbed_stack: Path, rigid_stack: Path, tmp_path: Path
+) -> None:
+    flags = ("--poses", "search", "--no-report", "--refine.rounds", 3, "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", disturbed_stack, *flags)
+    assert done.code == 0, done.stderr
+    assert "the search begins with the map of the poses in the table" in (tmp_path / "job" / "log.txt").read_text()
+    assert angles(tmp_path / "job", rigid_stack)["rotation_error_median"] < 2
+
+
+def test_molecules_of_a_mixture_have_maps_of_their_own(run_frazil: Any, rigid_stack: Path, tmp_path: Path) -> None:
+    flags = ("--search.classes", 2, "--search.starts", 1, "--search.rounds", 5, "--search.images", 100, "--no-report")
+    done = run_frazil(
+        "reconstruct",
+        rigid_stack,
+        "--poses",
+        "search",
+        "--ignore-poses",
+        *flags,
+        "--refine.rounds",
+        1,
+        "--out",
+        tmp_path / "job",
+    )
+    assert done.code == 0, done.stderr
+    component = np.load(tmp_path / "job" / "outputs" / "component.npy")
+    assert component.shape == (500,) and set(component.tolist()) <= {0, 1}
+    particles = read_particles(rigid_stack)
+    assert particles.half_set is not None
+    halves = [torch.bincount(particles.half_set[torch.from_numpy(component == k)], minlength=2) for k in (0, 1)]
+    worth = [number for number, half in enumerate(halves) if int(half.min()) >= 10]
+    assert worth
+    for number in worth:
+        star = tmp_path / "job" / "outputs" / f"component_{number:03d}" / "particles.star"
+        assert read_particles(star).count == int((component == number).sum())
+
+
+def test_too_few_particles_are_refused(run_frazil: Any, small_stack: Path, tmp_path: Path) -> None:
+    flags = ("--poses", "search", "--ignore-poses", "--search.classes", 5, "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", small_stack, *flags)
+    assert done.code == 2
+    assert "80 particles are too few to find 5 molecule(s) from nothing" in done.stderr
+    assert "Give more particles, or --poses given" in done.stderr
+
+
+def test_the_diameter_of_a_molecule_is_seen_in_images_in_unknown_poses(rigid_stack: Path) -> None:
+    particles = read_particles(rigid_stack)
+    config = Config(particles=rigid_stack)
+    level = search_of(particles, config, 0.9 * particles.grid.extent).level(14.0)
+    plane = particles.grid.half_plane(level.low.band)
+    images = read_coarse(particles, particles.grid, plane, measured_noise(particles), torch.arange(particles.count))
+    found = estimated_diameter(level, images, torch.Generator().manual_seed(0))
+    # the generated molecule fills a sphere of 0.75 of the box, thinly at its ends
+    assert found == pytest.approx(0.75 * particles.grid.extent, rel=0.2)
