@@ -36,7 +36,8 @@ def simulated(name: str, folder: Path, count: int) -> dict[str, Any]:
     """Simulate, classify, judge."""
     molecule, junk, seed = SETS[name]
     job, out = folder / f"data-{seed}", folder / f"classes-{seed}"
-    words = f"simulate particles --set {molecule} --count {count} --box 64 --pixel-size 4 --snr 0.1 --junk {junk} --seed {seed}"
+    words = f"simulate particles --set {molecule} --count {count} --box 64 --pixel-size 4 --snr 0.1"
+    words += f" --junk {junk} --seed {seed}"
     measure.run([FRAZIL, *words.split(), "--out", job], folder, folder / "simulate.log")
     cost = classify(job / "outputs" / "particles.star", out, folder, f"--classes {count // 100} --seed {seed}")
     figures: dict[str, Any] = {"particles": count, "cost": asdict(cost), "images_per_second": count / cost.wall}

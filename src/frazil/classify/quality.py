@@ -105,8 +105,8 @@ def threshold(score: Float[Tensor, " images"], reject: float | None) -> float:
     """The least score of a good particle.
 
     What is above the middle of the good particles is theirs alone: it tells how far they scatter. (The commonest score would
-    be another middle, but it jumps from one class to another where classes differ in score.) Where a crowd further down stands
-    apart, what is between the two divides them.
+    be another middle, but it jumps from one class to another where classes differ in score.) Where a crowd further down
+    stands apart, what is between the two divides them.
     """
     if reject is not None:
         return float(score.sort().values[min(round(reject * len(score)), len(score) - 1)])
