@@ -1,9 +1,9 @@
 """Maps and ensembles from particles whose poses nobody knows: how often right, how near, how fast.
 
-Sets: `rigid` (5,000 images of a molecule without symmetry), `preferred` (most of them seen from one side), `junk` (a fifth is no
-molecule), `mixture` (8 molecules, 250 images each), the four sets of the cryoDRGN paper with a basis learnt at the found poses,
-and `apoferritin` (1,000 real particles, octahedral). Poses in the table are ignored. Each seed is a search of its own on the
-same images; results are kept one by one, and the table is of all that has been run.
+Sets: `rigid` (5,000 images of a molecule without symmetry), `preferred` (most of them seen from one side), `junk` (a fifth is
+no molecule), `mixture` (8 molecules, 250 images each), the four sets of the cryoDRGN paper with a basis learnt at the found
+poses, and `apoferritin` (1,000 real particles, octahedral). Poses in the table are ignored. Each seed is a search of its own
+on the same images; results are kept one by one, and the table is of all that has been run.
 
     .venv/bin/python benchmarks/unknown_poses.py [--sets rigid apoferritin] [--seeds 10] [--data FOLDER]
 """
@@ -109,7 +109,7 @@ def judge_real(out: Path, star: Path, data: Path) -> dict[str, Any]:
 
 
 def best_hand(path: Path, truth: Path):
-    """FSC of a map with the truth at a resolution in Å, of the hand that fits better. Octahedral axes leave no other choice."""
+    """FSC of a map with the truth at a resolution in Å, of the hand that fits better: octahedral axes leave no other."""
     from frazil.data.mrc import read_volume
     from frazil.numerics.shells import shell_correlation
 

@@ -1,7 +1,7 @@
 """Several molecules found in one stack: each refined and written as a result of its own.
 
-The particles of molecule 0, 1, ... have their maps in outputs/component_000, component_001, ...; component.npy says which molecule
-each row of the input is of.
+The particles of molecule 0, 1, ... have their maps in outputs/component_000, component_001, ...; component.npy says which
+molecule each row of the input is of.
 """
 
 from __future__ import annotations
