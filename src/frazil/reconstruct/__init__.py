@@ -1,4 +1,4 @@
-"""Particles with poses to a consensus map, and to an ensemble of conformations.
+"""Particles, with poses or without, to a consensus map, and to an ensemble of conformations.
 
 The stack is backprojected into two half-maps with its CTF, whose Fourier shell correlation says how far the map can be
 believed. An ensemble is then learnt where one is asked for: a latent coordinate for every particle and a density for
@@ -10,9 +10,14 @@ composition, `--basis.components` sorts them into discrete states, and `--basis.
 Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with
 the map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
 
-Poses are those of the stack, unless `--poses amortised` finds them: an encoder looks at every image and guesses, a density
-is learnt from the best guesses, and both from the error of the images. `--preset cryofire` does so as published. With
-`--preset cryodrgn2` poses are searched, every few epochs and from coarse to fine, against a neural field while it is trained.
+Poses that the table does not have are searched (`--poses search`; with `--ignore-poses` even where it has some): random
+starts make maps of images in all poses at once, the start that explains unseen images best goes on from coarse to fine, every
+particle looks for its place from everywhere, and refinement in half-sets follows. The hand stays undetermined.
+`--search.classes` tells different molecules apart.
+
+With `--poses amortised` an encoder looks at every image and guesses, a density is learnt from the best guesses, and both from
+the error of the images. `--preset cryofire` does so as published. With `--preset cryodrgn2` poses are searched, every few
+epochs and from coarse to fine, against a neural field while it is trained.
 
 Several processes, on one machine or many, share the work where `torchrun` starts them.
 
@@ -23,6 +28,8 @@ Several processes, on one machine or many, share the work where `torchrun` start
     frazil reconstruct particles.star --density basis --basis.components 4 --basis.within auto
     frazil reconstruct particles.star --latent-dim 4
     frazil reconstruct particles.star --preset cryodrgn --latent-dim 8
+    frazil reconstruct particles.star --poses search --symmetry O
+    frazil reconstruct particles.star --poses search --search.classes 4
     frazil reconstruct particles.star --poses amortised
     frazil reconstruct particles.star --preset cryofire --latent-dim 8
     frazil reconstruct particles.star --preset cryodrgn2 --latent-dim 8
@@ -32,7 +39,8 @@ Makes outputs/consensus.mrc (filtered by its FSC), consensus_sharpened.mrc, half
 mask.mrc, fsc.csv, particles.star (every input column kept; what was refined is updated, and frazilScale says how strong
 each particle is in its image) and report.html; with an ensemble also latent.npy (one row per row of the input),
 latent_covariance.npy, ensemble.safetensors and ensemble.json. States that may move have a folder each,
-outputs/component_000 and so on, with all of these for its own particles; `frazil analyze` and `frazil decode` open it.
+outputs/component_000 and so on, with all of these for its own particles; `frazil analyze` and `frazil decode` open it. So
+have different molecules found by a search; component.npy says which particle is of which.
 """
 
 from __future__ import annotations
