@@ -25,6 +25,7 @@ from frazil.errors import InputError
 from frazil.inference.coarse_images import coarse_size, read_coarse
 from frazil.inference.matching import ViewSums, shell_sums, shift_phases
 from frazil.numerics.symmetry import point_group
+from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.ab_initio import Guess, Level, Search, judged, random_guess, run_rounds
 from frazil.reconstruct.basis_job import measured_noise
@@ -62,6 +63,24 @@ class Found:
     evidence: tuple[float, ...]
     diameter: float
 
+    def save(self, path: Path, job: Job) -> None:
+        """Write it, with the metrics that the job has told so far."""
+        placed = self.placed
+        tensors = {"rotation": placed.pose.rotation, "shift": placed.pose.shift, "component": placed.component}
+        tensors |= {"likelihood": placed.likelihood, "volumes": self.volumes}
+        told = {"evidence": self.evidence, "diameter": self.diameter, "metrics": job.metrics.text()}
+        save_checkpoint(path, tensors, told)
+
+    @staticmethod
+    def load(path: Path, job: Job) -> Found:
+        """What `save` wrote; the job's metrics are what they were then."""
+        tensors, told = load_checkpoint(path)
+        job.metrics.restore(told["metrics"])
+        job.log("going on after the search")
+        pose = Pose(tensors["rotation"], tensors["shift"])
+        placed = Placed(pose, tensors["component"], tensors["likelihood"])
+        return Found(placed, tensors["volumes"], tuple(told["evidence"]), told["diameter"])
+
 
 def search_poses(particles: Particles, config: Config, job: Job) -> Found:
     """Search the poses of a stack; the first process does it for all.
@@ -75,7 +94,16 @@ def search_poses(particles: Particles, config: Config, job: Job) -> Found:
             where=particles.path,
             remedy="give more particles, or --poses given",
         )
-    searched: Found = job.processes.from_first(lambda: _Searcher(particles, config, job).run())
+
+    def search() -> Found:
+        path = job.checkpoints / "found.safetensors"
+        if job.resumed and path.is_file():
+            return Found.load(path, job)
+        found = _Searcher(particles, config, job).run()
+        found.save(path, job)
+        return found
+
+    searched: Found = job.processes.from_first(search)
     return searched
 
 
