@@ -72,7 +72,7 @@ def read_images(particles: Particles, config: Config, job: Job, sign: float) -> 
     Raises:
         InputError: if there are no poses, or the images cannot be brought to one box.
     """
-    if particles.pose is None and config.poses == "given":
+    if particles.pose is None and config.poses in (None, "given"):
         raise InputError(
             "the particles have no poses", where=particles.path, remedy="refine them first, and give the refined table"
         )
