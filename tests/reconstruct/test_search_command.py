@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from frazil.data.mrc import read_volume
 from frazil.data.stack import read_particles
 from frazil.evaluate.poses import pose_errors, pose_figures
 from frazil.inference.coarse_images import read_coarse
+from frazil.numerics.masks import soft_sphere
+from frazil.numerics.shells import shell_correlation
 from frazil.reconstruct import Config
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.diameter import estimated_diameter
@@ -109,3 +112,26 @@ def test_the_diameter_of_a_molecule_is_seen_in_images_in_unknown_poses(rigid_sta
     found = estimated_diameter(level, images, torch.Generator().manual_seed(0))
     # the generated molecule fills a sphere of 0.75 of the box, thinly at its ends
     assert found == pytest.approx(0.75 * particles.grid.extent, rel=0.2)
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "D2"])
+def test_the_other_hand_is_the_inverted_map(run_frazil: Any, small_stack: Path, tmp_path: Path, symmetry: str) -> None:
+    for name, flags in (("one", ()), ("other", ("--flip-hand",))):
+        done = run_frazil(
+            "reconstruct", small_stack, "--symmetry", symmetry, *flags, "--no-report", "--out", tmp_path / name
+        )
+        assert done.code == 0, done.stderr
+    one, other = (read_volume(tmp_path / name / "outputs" / "half_a.mrc")[0] for name in ("one", "other"))
+    # the inversion leaves the central voxel of an even box where it is, and the outermost planes have no mate
+    inside = soft_sphere(24, 9, 2)
+    inverted = one.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2))
+    assert float(shell_correlation(other * inside, inverted * inside)[1:10].min()) > 0.999
+    assert float(shell_correlation(other * inside, one * inside)[1:10].min()) < 0.9
+
+
+def test_the_hand_of_poses_that_are_yet_to_be_found_cannot_be_flipped(
+    run_frazil: Any, small_stack: Path, tmp_path: Path
+) -> None:
+    done = run_frazil("reconstruct", small_stack, "--poses", "search", "--flip-hand", "--out", tmp_path / "job")
+    assert done.code == 2
+    assert "--flip-hand: a hand can be flipped where there are poses, and these are yet to be found." in done.stderr

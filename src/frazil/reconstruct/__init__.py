@@ -12,7 +12,8 @@ the map of its own half-set only, to the resolution that both halves agree upon,
 
 Poses that the table does not have are searched (`--poses search`; with `--ignore-poses` even where it has some): random
 starts make maps of images in all poses at once, the start that explains unseen images best goes on from coarse to fine, every
-particle looks for its place from everywhere, and refinement in half-sets follows. The hand stays undetermined.
+particle looks for its place from everywhere, and refinement in half-sets follows. The hand stays undetermined:
+`frazil reconstruct JOB --flip-hand` makes the other one of a finished job.
 `--search.classes` tells different molecules apart.
 
 With `--poses amortised` an encoder looks at every image and guesses, a density is learnt from the best guesses, and both from
@@ -78,6 +79,7 @@ class Config(JobConfig):
         " table has poses, else a search)",
     )
     ignore_poses: bool = setting(False, "search from nothing even where the table has poses")
+    flip_hand: bool = setting(False, "the poses of the table are of the other hand: the map becomes its mirror image")
     density: Literal["voxels", "basis", "field"] | None = setting(
         None,
         "what the density is made of: one rigid map of voxels, a basis of volumes, or a neural field (voxels, or with"

@@ -19,8 +19,10 @@ from frazil.engine.processes import Processes
 from frazil.errors import InputError
 from frazil.inference.backproject import backproject, noise_weights
 from frazil.inference.half_map import PADDING, HalfMap
+from frazil.numerics.rotation_grid import half_turned
 from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
+from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
 
@@ -38,6 +40,8 @@ def reconstruct(config: Config, job: Job) -> None:
     """
     check(config)
     particles = checked_particles(read_particles(config.particles, config.images), config)
+    if config.flip_hand:
+        particles = of_other_hand(particles, config)
     reference = reference_grid(particles)
     check_stack(particles, config)
     check_shares(particles, job.processes)
@@ -223,6 +227,24 @@ def checked_particles(particles: Particles, config: Config) -> Particles:
             "all particles are in one half-set", where=config.particles, remedy="leave rlnRandomSubset out or mend it"
         )
     return particles
+
+
+def of_other_hand(particles: Particles, config: Config) -> Particles:
+    """The particles in the poses that make the map its point mirror image.
+
+    ``V(-x)`` seen in a rotation, and that seen turned by half a turn in its plane, are ``V(x)`` seen in the rotation. The
+    inversion commutes with all rotations, so point groups stay where they are.
+
+    Raises:
+        InputError: if the poses are not those of the table.
+    """
+    if particles.pose is None or config.poses in ("search", "amortised"):
+        raise InputError(
+            "a hand can be flipped where there are poses, and these are yet to be found",
+            where="--flip-hand",
+            remedy="give the particles.star of the finished job",
+        )
+    return particles.given(pose=Pose(half_turned(particles.pose.rotation), particles.pose.shift))
 
 
 def reference_grid(particles: Particles) -> Grid:

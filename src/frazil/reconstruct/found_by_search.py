@@ -52,6 +52,7 @@ def poses_by_search(particles: Particles, reference: Grid, config: Config, job: 
         InputError: if the images differ in box or pixel size, or there are too few.
     """
     found = search_poses(particles, config, job)
+    job.log("images do not tell the hand: the map may be its mirror image (--flip-hand on the result makes the other)")
     rounds = ROUNDS if config.refine.rounds is None else config.refine.rounds
     if config.search.classes > 1:
         return refine_molecules(particles, found.placed, reference, _of_rounds(config, rounds), job)
