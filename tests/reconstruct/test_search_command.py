@@ -17,6 +17,7 @@ from frazil.inference.coarse_images import read_coarse
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.shells import shell_correlation
 from frazil.reconstruct import Config
+from frazil.reconstruct.ab_initio import improved, random_guess
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.diameter import estimated_diameter
 from frazil.reconstruct.search import search_of
@@ -135,3 +136,16 @@ def test_the_hand_of_poses_that_are_yet_to_be_found_cannot_be_flipped(
     done = run_frazil("reconstruct", small_stack, "--poses", "search", "--flip-hand", "--out", tmp_path / "job")
     assert done.code == 2
     assert "--flip-hand: a hand can be flipped where there are poses, and these are yet to be found." in done.stderr
+
+
+def test_no_class_of_a_balanced_start_vanishes(rigid_stack: Path) -> None:
+    particles = read_particles(rigid_stack)
+    level = search_of(particles, Config(particles=rigid_stack), 150.0).level(24.0)
+    plane = particles.grid.half_plane(level.low.band)
+    images = read_coarse(particles, particles.grid, plane, measured_noise(particles), torch.arange(particles.count))
+    generator = torch.Generator().manual_seed(1)
+    guess = random_guess(level, images, 3, 100, generator)
+    for _ in range(6):
+        guess = improved(level, guess, images, len(images), generator, 0.6, balanced=True)
+    power = guess.volumes.square().sum((1, 2, 3))
+    assert float(power.min()) > 0.05 * float(power.max())

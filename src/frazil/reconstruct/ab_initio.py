@@ -44,6 +44,8 @@ REACH_OF_VIEW = 1.15
 SHIFT_STEP = 0.31
 # volumes of a start are taken for signal, mostly: one that is thought poor is damped, tells images less, and becomes poorer
 MOSTLY_SIGNAL = 0.9
+# how much the prior of a class is turned in a round at most
+MOST_BALANCE = 20.0
 # the share of a class never falls below this part of an even share
 LEAST_SHARE = 0.1
 
@@ -184,9 +186,20 @@ def random_guess(level: Level, images: CoarseImages, classes: int, count: int, g
 
 
 def improved(
-    level: Level, guess: Guess, batch: CoarseImages, total: int, generator: torch.Generator, temperature: float
+    level: Level,
+    guess: Guess,
+    batch: CoarseImages,
+    total: int,
+    generator: torch.Generator,
+    temperature: float,
+    balanced: bool = False,
 ) -> Guess:
-    """One round: a batch of images, of so many in all, against all views, and the volumes made anew."""
+    """One round: a batch of images, of so many in all, against all views, and the volumes made anew.
+
+    Args:
+        balanced: the prior of the classes is turned until each gets its part of the images. Without it the class that is
+            first to look like anything takes all images, and the others vanish.
+    """
     rotations = level.rotations(generator)
     classes = len(guess.volumes)
     _, sums, views = level.match(guess, batch, rotations, temperature)
@@ -198,7 +211,12 @@ def improved(
         new, weight = (1 - kept) * guess.numerator + kept * new, (1 - kept) * guess.weight + kept * weight
     found = sums.share.unflatten(0, (classes, -1)).sum(1)
     found = (found / found.sum()).clamp(min=LEAST_SHARE / classes)
-    share = guess.share + kept * (found / found.sum() - guess.share)
+    found = found / found.sum()
+    if balanced:
+        share = guess.share * (1 / (classes * found)).clamp(1 / MOST_BALANCE, MOST_BALANCE)
+        share = share / share.sum()
+    else:
+        share = guess.share + kept * (found - guess.share)
     noise = guess.noise
     if guess.rounds >= NOISE_FROM:
         noise = level_noise(level, batch, views, sums)
@@ -235,7 +253,9 @@ def run_rounds(
     for number in range(rounds):
         rows = torch.randperm(len(images), generator=generator)[:count]
         warmth = min(1.0, number / max(1.0, WARMING * rounds)) if cold else 1.0
-        guess = improved(level, guess, images[rows], len(images), generator, FIRST_TEMPERATURE ** (1 - warmth))
+        guess = improved(
+            level, guess, images[rows], len(images), generator, FIRST_TEMPERATURE ** (1 - warmth), warmth < 1
+        )
         advance(1)
     return guess
 
