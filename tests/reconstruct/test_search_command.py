@@ -15,11 +15,14 @@ from frazil.data.stack import read_particles
 from frazil.evaluate.poses import pose_errors, pose_figures
 from frazil.inference.coarse_images import read_coarse
 from frazil.numerics.masks import soft_sphere
+from frazil.numerics.rotations import from_rotation_vector, random_rotations
 from frazil.numerics.shells import shell_correlation
+from frazil.numerics.symmetry import point_group
 from frazil.reconstruct import Config
 from frazil.reconstruct.ab_initio import improved, random_guess
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.diameter import estimated_diameter
+from frazil.reconstruct.found_by_search import degrees_apart
 from frazil.reconstruct.search import search_of
 
 FAST = ("--search.starts", 3, "--search.rounds", 25, "--search.images", 300, "--no-report", "--refine.rounds", 3)
@@ -149,3 +152,12 @@ def test_no_class_of_a_balanced_start_vanishes(rigid_stack: Path) -> None:
         guess = improved(level, guess, images, len(images), generator, 0.6, balanced=True)
     power = guess.volumes.square().sum((1, 2, 3))
     assert float(power.min()) > 0.05 * float(power.max())
+
+
+@pytest.mark.parametrize("group", ["C1", "D2", "O"])
+def test_views_that_symmetry_makes_equal_are_at_the_same_place(group: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    first, symmetry = random_rotations(40, generator), point_group(group)
+    turned = from_rotation_vector(torch.deg2rad(torch.tensor([0.0, 3.0, 0.0]))) @ first
+    equal = turned @ symmetry[torch.randint(len(symmetry), (40,), generator=generator)].float()
+    assert torch.allclose(degrees_apart(first, equal, symmetry), torch.full((40,), 3.0, dtype=torch.float64), atol=0.02)

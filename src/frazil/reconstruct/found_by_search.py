@@ -7,9 +7,8 @@ half-set and to the resolution that both halves agree upon; then refinement goes
 
 from __future__ import annotations
 
-import math
-
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from frazil.data.stack import Particles
@@ -18,6 +17,7 @@ from frazil.engine.job import Job
 from frazil.inference.coarse_images import read_coarse
 from frazil.inference.low_volume import resized
 from frazil.numerics.shells import first_shell_below
+from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
@@ -41,8 +41,8 @@ REACH, RANGE = 0.6, 0.6
 MOST_WORK, COARSEST = 3e8, 30.0
 # a sample of particles looks first: where no larger share of them moves, the others need not
 SAMPLE, FEW = 300, 0.02
-# a place is another one where rotation matrices differ by more than this: 20 degrees
-FAR = 2**1.5 * math.sin(math.radians(10))
+# a place is another one where it is more than so many degrees away
+FAR = 20.0
 
 
 def poses_by_search(particles: Particles, reference: Grid, config: Config, job: Job) -> Refinement:
@@ -105,6 +105,7 @@ def _looked(refinement: Refinement, diameter: float, reference: Grid, config: Co
     ]
     known = Placed(particles.pose, torch.zeros_like(particles.half_set), torch.zeros(particles.count))
     rotation, shift = particles.pose.rotation.clone(), particles.pose.shift.clone()
+    symmetry = point_group(config.symmetry)
 
     def look(rows: Tensor) -> None:
         for which, volumes in enumerate(halves):
@@ -112,7 +113,7 @@ def _looked(refinement: Refinement, diameter: float, reference: Grid, config: Co
             for some in own.split(MOST_IMAGES) if len(own) else ():
                 images = read_coarse(particles, grid, plane, noise, some)
                 found = placer.placed(images, some, volumes, known[some], advance=progress.advance).pose
-                far = (found.rotation - known.pose.rotation[some]).flatten(1).norm(dim=1) > FAR
+                far = degrees_apart(found.rotation, known.pose.rotation[some], symmetry) > FAR
                 rotation[some[far]], shift[some[far]] = found.rotation[far], found.shift[far]
 
     mixed = torch.randperm(particles.count, generator=torch.Generator().manual_seed(config.seed))
@@ -129,6 +130,14 @@ def _looked(refinement: Refinement, diameter: float, reference: Grid, config: Co
                 f"{int(moved.sum())} of {len(sample)} particles found another place, far away: too few to look at all"
             )
     return Pose(rotation, shift)
+
+
+def degrees_apart(
+    first: Float[Tensor, "count 3 3"], second: Float[Tensor, "count 3 3"], symmetry: Float[Tensor, "operations 3 3"]
+) -> Float[Tensor, " count"]:
+    """The angle from each rotation to the nearest of those that symmetry makes equal to the second."""
+    trace = torch.einsum("nij,nik,skj->ns", first.double(), second.double(), symmetry.double()).amax(dim=1)
+    return torch.rad2deg(torch.arccos(((trace - 1) / 2).clamp(-1, 1)))
 
 
 def _affordable(search: Search, resolution: float) -> Level:
