@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 # Tests of real data skip where the folder is absent.
 export FRAZIL_DATA := $(abspath $(or $(DATA),../shared/data))
 
-.PHONY: demo test check format bench bench-ensembles peers docs clean
+.PHONY: demo test check format bench bench-ensembles bench-search peers docs clean
 
 # The generated molecule, or with DATA=folder the real particles in it.
 demo: $(INSTALLED)
@@ -42,6 +42,12 @@ bench: $(INSTALLED) peers
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/refinement.py
 	$(BIN)/python benchmarks/classification.py
+
+# Some hours on two quiet cores: ten searches of each set; parts of it with SEARCHES="--sets rigid --seeds 2".
+bench-search: $(INSTALLED)
+	$(BIN)/python benchmarks/pose_search.py
+	$(BIN)/python benchmarks/unknown_poses.py $(SEARCHES)
+	$(BIN)/python benchmarks/amortised.py
 
 # Some hours on two quiet cores, nearly all of them cryodrgn's; parts of it with ENSEMBLES="--sets igg1d --only frazil oracle".
 bench-ensembles: $(INSTALLED) peers

@@ -77,8 +77,6 @@ def test_molecules_of_a_mixture_have_maps_of_their_own(run_frazil: Any, rigid_st
     done = run_frazil(
         "reconstruct",
         rigid_stack,
-        "--poses",
-        "search",
         "--ignore-poses",
         *flags,
         "--refine.rounds",
@@ -94,9 +92,15 @@ def test_molecules_of_a_mixture_have_maps_of_their_own(run_frazil: Any, rigid_st
     halves = [torch.bincount(particles.half_set[torch.from_numpy(component == k)], minlength=2) for k in (0, 1)]
     worth = [number for number, half in enumerate(halves) if int(half.min()) >= 10]
     assert worth
+    whole = read_particles(tmp_path / "job" / "outputs" / "particles.star")
+    assert whole.optics is not None and whole.pose is not None
     for number in worth:
-        star = tmp_path / "job" / "outputs" / f"component_{number:03d}" / "particles.star"
-        assert read_particles(star).count == int((component == number).sum())
+        own = read_particles(tmp_path / "job" / "outputs" / f"component_{number:03d}" / "particles.star")
+        rows = torch.from_numpy(component == number)
+        assert own.count == int(rows.sum())
+        assert own.optics is not None and own.pose is not None
+        assert torch.equal(own.optics.defocus_u, whole.optics.defocus_u[rows])
+        assert torch.allclose(own.pose.rotation, whole.pose.rotation[rows])
 
 
 def test_too_few_particles_are_refused(run_frazil: Any, small_stack: Path, tmp_path: Path) -> None:
@@ -161,3 +165,21 @@ def test_views_that_symmetry_makes_equal_are_at_the_same_place(group: str) -> No
     turned = from_rotation_vector(torch.deg2rad(torch.tensor([0.0, 3.0, 0.0]))) @ first
     equal = turned @ symmetry[torch.randint(len(symmetry), (40,), generator=generator)].float()
     assert torch.allclose(degrees_apart(first, equal, symmetry), torch.full((40,), 3.0, dtype=torch.float64), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--poses", "given", "--ignore-poses"), "--ignore-poses: poses cannot be given and ignored. Leave out one"),
+        (("--search.classes", 2), "--search.classes: molecules are told apart in a search, and the table has poses."),
+        (
+            ("--search.classes", 2, "--poses", "search", "--density", "basis"),
+            "--search.classes: 2 molecules are told apart first, and how each one moves is learnt afterwards.",
+        ),
+    ],
+)
+def test_settings_that_contradict_a_search_are_refused(
+    run_frazil: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], words: str
+) -> None:
+    done = run_frazil("reconstruct", small_stack, *flags, "--out", tmp_path / "job")
+    assert (done.code, words in done.stderr) == (2, True), done.stderr

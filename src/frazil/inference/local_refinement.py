@@ -158,13 +158,6 @@ class _Place(TensorValue):
     offset: Float[Tensor, "rows 7"]
     rotation: Float[Tensor, "rows 3 3"]
 
-    def replaced(self, rows: Tensor, other: _Place) -> _Place:
-        """The same, with other values in some rows."""
-        parts = {field.name: getattr(self, field.name).clone() for field in fields(self)}
-        for name, values in parts.items():
-            values[rows] = getattr(other, name)
-        return _Place(**parts)
-
 
 @final
 class _Trials:

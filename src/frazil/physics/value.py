@@ -33,3 +33,11 @@ class TensorValue:
     def detach(self) -> Self:
         """The same value cut from the graph."""
         return self._map(lambda tensor: tensor.detach())
+
+    def replaced(self, rows: Tensor, other: Self) -> Self:
+        """The same value with those of another batch in some rows."""
+        changes = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            changes[field.name] = getattr(self, field.name).clone()
+            changes[field.name][rows] = getattr(other, field.name)
+        return replace(self, **changes)  # type: ignore[type-var]

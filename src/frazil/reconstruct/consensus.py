@@ -44,6 +44,7 @@ def reconstruct(config: Config, job: Job) -> None:
         particles = of_other_hand(particles, config)
     reference = reference_grid(particles)
     check_stack(particles, config)
+    check_molecules(particles, config)
     check_shares(particles, job.processes)
     job.log(describe(particles, reference))
     found = None
@@ -59,7 +60,7 @@ def reconstruct(config: Config, job: Job) -> None:
         particles = found.particles
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
     refinement = None
-    if found is None and (particles.pose is None or config.poses == "search"):
+    if found is None and (particles.pose is None or config.poses == "search" or config.ignore_poses):
         from frazil.reconstruct.found_by_search import poses_by_search
 
         refinement = poses_by_search(particles, reference, config, job)
@@ -191,6 +192,31 @@ def check_stack(particles: Particles, config: Config) -> None:
         )
 
 
+def check_molecules(particles: Particles, config: Config) -> None:
+    """Refuse what contradicts a search, or is asked of one that does not take place.
+
+    Raises:
+        InputError: if given poses are to be ignored, or several molecules are asked for where poses are given or where
+            conformations are to be learnt.
+    """
+    if config.ignore_poses and config.poses == "given":
+        raise InputError("poses cannot be given and ignored", where="--ignore-poses", remedy="leave out one of the two")
+    if config.search.classes == 1:
+        return
+    if config.made_of != "voxels":
+        raise InputError(
+            f"{config.search.classes} molecules are told apart first, and how each one moves is learnt afterwards",
+            where="--search.classes",
+            remedy="leave out --density and --latent-dim, then give outputs/component_000/particles.star and so on",
+        )
+    if particles.pose is not None and config.poses != "search" and not config.ignore_poses:
+        raise InputError(
+            "molecules are told apart in a search, and the table has poses",
+            where="--search.classes",
+            remedy="add --poses search, or sort states at the given poses with --density basis --basis.components",
+        )
+
+
 def check_shares(particles: Particles, processes: Processes) -> None:
     """Refuse more processes than particles of a half-set.
 
@@ -238,7 +264,7 @@ def of_other_hand(particles: Particles, config: Config) -> Particles:
     Raises:
         InputError: if the poses are not those of the table.
     """
-    if particles.pose is None or config.poses in ("search", "amortised"):
+    if particles.pose is None or config.ignore_poses or config.poses in ("search", "amortised"):
         raise InputError(
             "a hand can be flipped where there are poses, and these are yet to be found",
             where="--flip-hand",

@@ -36,6 +36,7 @@ def refine_molecules(particles: Particles, placed: Placed, reference: Grid, conf
     rotation, shift, scale = particles.pose.rotation.clone(), particles.pose.shift.clone(), torch.ones(particles.count)
     counts = torch.bincount(component, minlength=config.search.classes)
     largest, kept = int(counts.argmax()), None
+    optics = particles.optics
     for number, count in enumerate(counts.tolist()):
         rows = torch.nonzero(component == number)[:, 0]
         own = particles[rows]
@@ -48,6 +49,8 @@ def refine_molecules(particles: Particles, placed: Placed, reference: Grid, conf
         pose = refinement.particles.pose
         assert pose is not None
         rotation[rows], shift[rows], scale[rows] = pose.rotation, pose.shift, refinement.scale
+        if optics is not None and refinement.particles.optics is not None:
+            optics = optics.replaced(rows, refinement.particles.optics)
         consensus, _ = job.processes.from_first(lambda: judge(*refinement.halves, config, reference))  # noqa: B023
         job.log(f"molecule {number}: {count} particles, {consensus.resolution():.2f} Å in the mask")
         if job.processes.first:
@@ -56,7 +59,7 @@ def refine_molecules(particles: Particles, placed: Placed, reference: Grid, conf
         kept = refinement if number == largest else kept
     if job.processes.first:
         write_npy(job.outputs / "component.npy", component.numpy())
-    whole = particles.given(pose=Pose(rotation, shift))
+    whole = particles.given(pose=Pose(rotation, shift), optics=optics)
     if kept is None:
         halves = backproject_together(whole, reference, config.symmetry, job)
         return Refinement(particles, whole, scale, halves, torch.zeros(1, reference.box_size // 2 + 1), 0)
