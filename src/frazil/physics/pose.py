@@ -51,6 +51,15 @@ class Pose(TensorValue):
         shift = (2 * torch.rand(count, 2, generator=generator, dtype=torch.float64) - 1) * shift_range
         return Pose(rotation, shift.to(dtype))
 
+    def of_moved_object(self, turn: Float[Tensor, "*batch 3 3"], offset: Float[Tensor, "*batch 3"]) -> Pose:
+        """Poses of an object that lies elsewhere, in which it looks as before: its points were at ``turn x + offset``.
+
+        Args:
+            offset: Å.
+        """
+        aside = (self.rotation @ offset.to(self.rotation)[..., None])[..., :2, 0]
+        return Pose(self.rotation @ turn.to(self.rotation), self.shift + aside.to(self.shift))
+
     @staticmethod
     def from_relion(
         rot: Float[Tensor, "*batch"],

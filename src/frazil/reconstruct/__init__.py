@@ -10,6 +10,10 @@ composition, `--basis.components` sorts them into discrete states, and `--basis.
 Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with
 the map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
 
+Where molecules move, a rigid map draws poses away from the truth. `--refine.by-state 2` learns conformations, refines the
+particles of each on their own, and lays all conformations on each other so that most of the molecule stands still. With
+`--density basis` this is done by itself where poses were found here.
+
 Poses that the table does not have are searched (`--poses search`; with `--ignore-poses` even where it has some): random
 starts make maps of images in all poses at once, the start that explains unseen images best goes on from coarse to fine, every
 particle looks for its place from everywhere, and refinement in half-sets follows. The hand stays undetermined:
@@ -26,6 +30,7 @@ Several processes, on one machine or many, share the work where `torchrun` start
     frazil reconstruct particles.star --symmetry O
     frazil reconstruct particles.star --refine.rounds 10
     frazil reconstruct particles.star --density basis
+    frazil reconstruct particles.star --density basis --refine.by-state 2
     frazil reconstruct particles.star --density basis --basis.components 4 --basis.within auto
     frazil reconstruct particles.star --latent-dim 4
     frazil reconstruct particles.star --preset cryodrgn --latent-dim 8

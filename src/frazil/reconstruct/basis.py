@@ -87,7 +87,8 @@ class BasisLearner:
     Attributes:
         images: whitened. config: settings. latent_dim: number of coordinates, None to choose. symmetry: point group.
         seed: of the first random directions. focus: mask of the directions on the grid of the images, or None.
-        component: the discrete state that all these images are of; None where that is not known.
+        component: the discrete state that all these images are of; None where that is not known. file: what the checkpoint
+            is called where it is not.
     """
 
     images: WhitenedImages
@@ -97,6 +98,7 @@ class BasisLearner:
     seed: int
     focus: Float[Tensor, "n n n"] | None = None
     component: int | None = None
+    file: str = "basis"
     _stages: dict[int, Stage] = field(default_factory=dict)
 
     @property
@@ -158,7 +160,7 @@ class BasisLearner:
     @property
     def name(self) -> str:
         """What the files of this work are called."""
-        return "basis" if self.component is None else f"component_{self.component:03d}"
+        return self.file if self.component is None else f"component_{self.component:03d}"
 
     def checkpoint(self, job: Job) -> Path:
         """Where the state is kept between two steps."""

@@ -50,19 +50,12 @@ def learn_basis(particles: Particles, consensus: Consensus, config: Config, job:
     Raises:
         InputError: if the images differ in box or pixel size, or memory is too small.
     """
-    grid = particles.grid
-    given = config.basis.focus_mask
-    focus = None if given is None else checked_mask(given, grid, "focus mask")
     if job.device != "cpu":
         job.log("a basis is learnt on the CPU")
-    band = working_band(consensus, config.basis.resolution)
-    noise = measured_noise(particles)
-    images = read_whitened(particles, band, noise, config, job, sign)
-    learner = BasisLearner(images, config.basis, config.latent_dim, config.symmetry, config.seed, focus)
-    job.log(f"{images.plane.count} coefficients per image, to {grid.resolution_of(band):.1f} Å")
-    halves = Halves(consensus.half_a[None], consensus.half_b[None], torch.ones(len(images), 2), 0.0)
-    told = partial(tell, job, job.metrics, grid)
-    state = learner.learn(BasisState(halves, noise), job, job.metrics, told)
+    learner, begun = begin_learning(particles, consensus, config, job, sign=sign)
+    images, grid = learner.images, particles.grid
+    job.log(f"{images.plane.count} coefficients per image, to {grid.resolution_of(images.plane.band):.1f} Å")
+    state = learner.learn(begun, job, job.metrics, partial(tell, job, job.metrics, grid))
     write_gains(state, job.outputs, job.processes)
     good, component = "no conformational change that both halves agree upon: one rigid structure", None
     if state.halves.a.shape[0] > 1:
@@ -73,6 +66,23 @@ def learn_basis(particles: Particles, consensus: Consensus, config: Config, job:
         good, component = "all particles are of one state", torch.zeros(len(images), dtype=torch.int64)
     motion, following = learn_within(learner, state, component, particles, config, job, sign=sign)
     return f"{good}; {motion}", following
+
+
+def begin_learning(
+    particles: Particles, consensus: Consensus, config: Config, job: Job, *, sign: int, file: str = "basis"
+) -> tuple[BasisLearner, BasisState]:
+    """The learner with its images, and what it knows before its first step: one rigid map in each half.
+
+    Args:
+        file: name of the checkpoint.
+    """
+    given = config.basis.focus_mask
+    focus = None if given is None else checked_mask(given, particles.grid, "focus mask")
+    noise = measured_noise(particles)
+    images = read_whitened(particles, working_band(consensus, config.basis.resolution), noise, config, job, sign)
+    learner = BasisLearner(images, config.basis, config.latent_dim, config.symmetry, config.seed, focus, file=file)
+    halves = Halves(consensus.half_a[None], consensus.half_b[None], torch.ones(len(images), 2), 0.0)
+    return learner, BasisState(halves, noise)
 
 
 def working_band(consensus: Consensus, resolution: float | None) -> int:

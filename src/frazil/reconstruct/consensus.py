@@ -6,6 +6,7 @@ import csv
 import io
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -26,9 +27,14 @@ from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
 
+if TYPE_CHECKING:
+    from frazil.reconstruct.refine import Refinement
+
 GIB = 1024**3
 # how strong a particle is in its image, 1 on average
 SCALE_COLUMN = "frazilScale"
+# rounds of refinement by conformation where poses were found here: of a motion, of discrete states, which take longer
+BY_STATE, BY_DISCRETE_STATE = 2, 1
 
 
 def reconstruct(config: Config, job: Job) -> None:
@@ -59,15 +65,7 @@ def reconstruct(config: Config, job: Job) -> None:
         found = search_with_field(particles, config, job)
         particles = found.particles
     job.announce_memory(planned_memory(particles, reference), "two half-maps and a chunk of images")
-    refinement = None
-    if found is None and (particles.pose is None or config.poses == "search" or config.ignore_poses):
-        from frazil.reconstruct.found_by_search import poses_by_search
-
-        refinement = poses_by_search(particles, reference, config, job)
-    elif config.refine.rounds:
-        from frazil.reconstruct.refine import refine
-
-        refinement = refine(particles, reference, config, job)
+    refinement = refined(particles, reference, config, job, found=found is not None)
     if refinement is not None:
         particles, (a, b) = refinement.particles, refinement.halves
     else:
@@ -113,6 +111,35 @@ def reconstruct(config: Config, job: Job) -> None:
     job.made(made, f"{resolution}; {good}", f"frazil analyze {shlex.quote(str(following))}")
 
 
+def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, found: bool) -> Refinement | None:
+    """The particles after the search and the refinement that a config asks for; None where it asks for none.
+
+    Args:
+        found: whether their poses were found by a neural network just now.
+    """
+    refinement, settings = None, config.refine
+    searched = not found and (particles.pose is None or config.poses == "search" or config.ignore_poses)
+    moving = config.made_of == "basis" and config.latent_dim != 0
+    by_state = settings.by_state
+    if by_state is None:
+        usual = BY_STATE if config.basis.components == 1 else BY_DISCRETE_STATE
+        by_state = usual if moving and settings.pose and (found or searched) else 0
+    if searched:
+        from frazil.reconstruct.found_by_search import poses_by_search
+
+        refinement = poses_by_search(particles, reference, config, job)
+    elif settings.rounds or by_state:
+        from frazil.reconstruct.refine import refine
+
+        together = config.model_copy(update={"refine": settings.model_copy(update={"rounds": settings.rounds or 0})})
+        refinement = refine(particles, reference, together, job)
+    if refinement is not None and by_state:
+        from frazil.reconstruct.by_state import refine_by_state
+
+        refinement = refine_by_state(refinement, reference, config, job, by_state)
+    return refinement
+
+
 def check(config: Config) -> None:
     """Refuse settings that contradict each other before any work is done."""
     try:
@@ -124,6 +151,18 @@ def check(config: Config) -> None:
             f"{config.latent_dim} latent coordinates need a density that can move, and voxels are rigid",
             where="--latent-dim",
             remedy="leave out --density, or add --preset cryodrgn",
+        )
+    if config.refine.by_state and (config.made_of != "basis" or config.latent_dim == 0):
+        raise InputError(
+            "particles are refined by conformation where a basis of them is learnt, and none is",
+            where="--refine.by-state",
+            remedy="add --density basis, or leave it out",
+        )
+    if config.refine.by_state and not config.refine.pose:
+        raise InputError(
+            "refinement by conformation refines poses, and they are to stay",
+            where="--refine.by-state",
+            remedy="leave out one of --refine.by-state and --refine.no-pose",
         )
     if config.basis.within != 0 and (config.made_of != "basis" or config.basis.components == 1):
         raise InputError(

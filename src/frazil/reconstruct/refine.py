@@ -103,20 +103,23 @@ class Refinement:
     kept: int
 
 
-def refine(particles: Particles, reference: Grid, config: Config, job: Job, name: str = "refinement") -> Refinement:
+def refine(
+    particles: Particles, reference: Grid, config: Config, job: Job, name: str = "refinement", *, quiet: bool = False
+) -> Refinement:
     """Rounds of refinement, beginning with the poses of the particles; a job that was killed goes on after its last round.
 
     A meeting of the processes that work on the job.
 
     Args:
-        particles: with poses and half-sets. reference: the grid of the maps. name: of the checkpoint.
+        particles: with poses and half-sets. reference: the grid of the maps. name: of the checkpoint. quiet: say nothing of
+            the rounds.
 
     Raises:
         InputError: if nothing is to be refined, the images differ in box or pixel size, a beam tilt is asked for that cannot
             be seen, or memory is too small.
     """
     check_refinement(particles, config.refine)
-    return Refiner(particles, reference, config, job, name).run()
+    return Refiner(particles, reference, config, job, name, quiet=quiet).run()
 
 
 def check_refinement(particles: Particles, settings: RefineConfig) -> None:
@@ -145,8 +148,11 @@ def check_refinement(particles: Particles, settings: RefineConfig) -> None:
 class Refiner:
     """Carries out the rounds of a stack."""
 
-    def __init__(self, particles: Particles, reference: Grid, config: Config, job: Job, name: str) -> None:
+    def __init__(
+        self, particles: Particles, reference: Grid, config: Config, job: Job, name: str, *, quiet: bool = False
+    ) -> None:
         assert particles.pose is not None
+        self.quiet = quiet
         self.particles, self.reference, self.config, self.job = particles, reference, config, job
         self.settings, self.grid = config.refine, particles.grid
         self.known = Pose(particles.pose.rotation[:, None].double(), particles.pose.shift[:, None].double())
@@ -159,7 +165,8 @@ class Refiner:
         state, best = self._begun()
         while True:
             halves, consensus = self._judged(state)
-            self._tell(state, consensus)
+            if not self.quiet:
+                self._tell(state, consensus)
             curve = consensus.correlation.corrected.float()[None]
             correlation = torch.cat((state.correlation, curve))
             agreement = correlation[:, 1:].mean(1)
@@ -174,7 +181,7 @@ class Refiner:
                 told["metrics"] = self.job.metrics.text()
                 save_checkpoint(self.path, tensors, told)
         if best.number != state.number:
-            self.job.log(f"the half-maps agreed best after round {best.number}: that is kept")
+            self._log(f"the half-maps agreed best after round {best.number}: that is kept")
             halves, _ = self._judged(best)
         scale = best.found.scale[:, 0].float()
         return Refinement(self.particles, self.refined(best), scale, halves, correlation, best.number)
@@ -186,7 +193,7 @@ class Refiner:
             state, best, told = kept
             self.sign = told["sign"]
             self.job.metrics.restore(told["metrics"])
-            self.job.log(f"going on after round {state.number}")
+            self._log(f"going on after round {state.number}")
             return state, best
         groups, shells = len(self.particles.grids), self.reference.box_size // 2 + 1
         noise = measured_noise(self.particles)
@@ -282,7 +289,8 @@ class Refiner:
         size, rest = WhitenedImages.size(each, self.grid, band), planned_memory(self.particles, self.reference)
         room = job.memory_to_be_had()
         on_disk = room is not None and size > SHARE_FOR_IMAGES * max(room - rest, 0)
-        job.announce_memory(rest + (0 if on_disk else size), f"half-maps{'' if on_disk else ' and images'}")
+        if not self.quiet:
+            job.announce_memory(rest + (0 if on_disk else size), f"half-maps{'' if on_disk else ' and images'}")
         file = job.checkpoints / f"coefficients_{job.processes.rank}.float16" if on_disk else None
         with job.progress(each, "reading images") as progress:
             self.images = WhitenedImages(
@@ -290,6 +298,10 @@ class Refiner:
                 processes=job.processes, advance=progress.advance, log=job.log,
             )  # fmt: skip
         return self.images
+
+    def _log(self, text: str) -> None:
+        if not self.quiet:
+            self.job.log(text)
 
     def _tell(self, state: Round, consensus: Consensus) -> None:
         """A line of the metrics, and one of the log."""

@@ -15,6 +15,13 @@ class RefineConfig(StageConfig):
         "most rounds; they end sooner where the half-maps agree no better; 0 leaves all as it is (0; 12 after a search)",
         ge=0,
     )
+    by_state: int | None = setting(
+        None,
+        "rounds in which the particles of each conformation are refined on their own and all conformations are laid on each"
+        " other so that most of the molecule stands still (0; where poses are found for --density basis 2, of discrete states"
+        " 1)",
+        ge=0,
+    )
     pose: bool = setting(True, "refine rotations and shifts")
     defocus: bool = setting(True, "refine the defocus of every particle")
     scale: bool = setting(True, "refine how strong every particle is in its image")

@@ -1,0 +1,83 @@
+"""Poses of a moving molecule, refined conformation by conformation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from frazil.cli import main
+from frazil.data.stack import read_particles, write_particles_star
+from frazil.evaluate.poses import pose_errors
+from frazil.numerics.rotations import from_rotation_vector
+from frazil.physics.density import Gaussians
+from frazil.physics.grid import Grid
+from frazil.physics.pose import Pose
+
+
+@pytest.fixture(scope="module")
+def turned_hinge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of a hinge at poses in which the whole is turned with the conformation, by 12 degrees either way."""
+    folder = tmp_path_factory.mktemp("hinge") / "sim"
+    flags = ["--set", "linear-1d", "--count", "900", "--box", "32", "--pixel-size", "8", "--snr", "1", "--seed", "2"]
+    assert main(["simulate", "particles", *flags, "--out", str(folder)]) == 0
+    star = folder / "outputs" / "particles.star"
+    particles = read_particles(star)
+    assert particles.pose is not None
+    latent = torch.from_numpy(np.load(folder / "outputs/truth/latent.npy")[:, 0]).double()
+    axis = torch.tensor([0.0, 0.28, 0.96], dtype=torch.float64)
+    turn = from_rotation_vector(axis * ((2 * latent - 1) * math.radians(12))[:, None])
+    turned = Pose((particles.pose.rotation.double() @ turn).float(), particles.pose.shift)
+    write_particles_star(particles.given(pose=turned), star.parent / "turned.star")
+    return star.parent / "turned.star"
+
+
+def error_of(star: Path, truth: Path) -> float:
+    found = read_particles(star).pose
+    rotation, shift = (torch.from_numpy(np.load(truth / f"{name}.npy")).float() for name in ("rotation", "shift"))
+    assert found is not None
+    return float(pose_errors(found, Pose(rotation, shift)).remaining.angle.median())
+
+
+def test_frames_that_turn_with_the_conformation_are_turned_back(run_frazil, turned_hinge, tmp_path):
+    flags = ("--density", "basis", "--refine.by-state", 1, "--no-report", "--threads", 1)
+    done = run_frazil("reconstruct", turned_hinge, *flags, "--out", tmp_path / "job")
+    assert done.code == 0, done.stderr
+    before = error_of(turned_hinge, turned_hinge.parent / "truth")
+    after = error_of(tmp_path / "job/outputs/particles.star", turned_hinge.parent / "truth")
+    assert before > 5
+    assert after < before / 2
+    assert "by conformation 1/1" in (tmp_path / "job/log.txt").read_text()
+    assert not list((tmp_path / "job/checkpoints").glob("state_*"))
+
+
+def test_moved_poses_of_a_moved_object_see_the_same() -> None:
+    generator, grid = torch.Generator().manual_seed(5), Grid(31, 3.0)
+    still = 12.0 * torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    turn = from_rotation_vector(torch.tensor([0.2, -0.4, 0.3], dtype=torch.float64))
+    offset = torch.tensor([3.0, -2.0, 5.0], dtype=torch.float64)
+    pose = Pose.random(4, 3.0, generator, torch.float64)
+    ones = torch.ones(20, dtype=torch.float64)
+
+    def seen(centres: Tensor, pose: Pose) -> Tensor:
+        return Gaussians(centres, ones, 4 * ones).project(pose, grid)
+
+    moved = pose.of_moved_object(turn, offset)
+    torch.testing.assert_close(seen(still, moved), seen(still @ turn.T + offset, pose))
+
+
+def test_refinement_by_conformation_of_one_rigid_map_is_refused(run_frazil, turned_hinge, tmp_path):
+    done = run_frazil("reconstruct", turned_hinge, "--refine.by-state", 1, "--out", tmp_path / "job")
+    assert done.code == 2
+    assert "by conformation" in done.stderr and "--density basis" in done.stderr
+
+
+def test_refinement_by_conformation_that_may_not_move_poses_is_refused(run_frazil, turned_hinge, tmp_path):
+    flags = ("--density", "basis", "--refine.by-state", 1, "--refine.no-pose")
+    done = run_frazil("reconstruct", turned_hinge, *flags, "--out", tmp_path / "job")
+    assert done.code == 2
+    assert "they are to stay" in done.stderr and "--refine.no-pose" in done.stderr
