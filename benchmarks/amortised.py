@@ -27,7 +27,7 @@ import torch
 import measure
 from frazil.data.stack import Particles, read_particles
 from frazil.engine.checkpoint import load_checkpoint, part
-from frazil.evaluate.poses import align_rotations, pose_figures
+from frazil.evaluate.poses import align_rotations, pose_errors, pose_figures
 from frazil.numerics.rotations import geodesic_angle
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
@@ -36,7 +36,7 @@ from frazil.reconstruct.coefficients import standardise
 from frazil.reconstruct.found_poses import ROWS_AT_ONCE, make_density, make_encoder
 
 RUNS = {
-    "variant": ("--poses", "amortised", "--amortised.epochs", "40", "--amortised.last-radius", "10"),
+    "variant": ("--poses", "amortised", "--amortised.epochs", "25", "--amortised.last-radius", "10"),
     "cryofire": ("--preset", "cryofire", "--latent-dim", "1"),
 }
 # degrees beyond which a pose is of another view rather than an inexact one
@@ -88,7 +88,7 @@ def trained_task(job: Path, particles: Particles) -> tuple[AmortisedPoses, float
 
 def encoded(task: AmortisedPoses, seen: float) -> tuple[Pose, float]:
     """The best guess of every particle, and images encoded per second: those of the network alone, on all threads."""
-    found = [task.ranked(rows, seen, 1)[0] for rows in torch.arange(len(task.images)).split(ROWS_AT_ONCE)]
+    found = [task.best(rows, seen)[0] for rows in torch.arange(len(task.images)).split(ROWS_AT_ONCE)]
     rows = torch.arange(min(2048, len(task.images)))
     images, transfer = task.batch(rows)
     layout = task.layout_after(seen)
@@ -98,15 +98,14 @@ def encoded(task: AmortisedPoses, seen: float) -> tuple[Pose, float]:
         for _ in range(3):
             task.guess(images, transfer, layout)
     rate = 3 * len(rows) / (time.perf_counter() - start)
-    rotation = torch.cat([one.rotation[:, 0] for one in found])
-    return Pose(rotation, torch.cat([one.shift[:, 0] for one in found])), rate
+    return Pose(torch.cat([one.rotation for one in found]), torch.cat([one.shift for one in found])), rate
 
 
 def figures_of(pose: Pose, truth: Path, pixel_size: float) -> dict[str, float]:
     """Errors against the truth."""
     rotation, shift = (torch.from_numpy(np.load(truth / f"{name}.npy")) for name in ("rotation", "shift"))
     state = torch.from_numpy(np.load(truth / "state.npy"))
-    figures = pose_figures(pose.rotation, pose.shift, rotation, shift, pixel_size)
+    figures = pose_figures(pose_errors(pose, Pose(rotation, shift)), pixel_size)
     angle = torch.rad2deg(
         geodesic_angle(align_rotations(pose.rotation, rotation).apply(pose.rotation), rotation.double())
     )

@@ -29,7 +29,7 @@ RESULTS = (
 )
 AMORTISED = ("--poses", "amortised", "--threads", 1, "--no-report", "--amortised.width", 16, "--amortised.epochs", 4)
 AMORTISED += ("--amortised.batch-size", 4, "--amortised.proposals", 16, "--amortised.checkpoint-every", 3)
-AMORTISED += ("--amortised.refine", 1, "--amortised.refine-dimensions", 1, "--amortised.radius-every", 100)
+AMORTISED += ("--refine.rounds", 1, "--amortised.radius-every", 100)
 SEARCHED = ("--preset", "cryodrgn2", "--latent-dim", 2, "--threads", 1, "--no-report", "--train.width", 8)
 SEARCHED += ("--train.encoder-width", 8, "--train.epochs", 3, "--train.batch-size", 4, "--train.checkpoint-every", 3)
 SEARCHED += ("--hierarchical.pretrain", 60, "--hierarchical.every", 2, "--hierarchical.renew", 20)

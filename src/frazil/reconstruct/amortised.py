@@ -181,16 +181,15 @@ class AmortisedPoses(Task):
         return replace(guesses, pose=Pose(guesses.pose.rotation, torch.zeros_like(guesses.pose.shift)))
 
     @torch.no_grad()
-    def ranked(self, rows: Int[Tensor, " batch"], seen: float, kept: int) -> tuple[Pose, LatentPosterior]:
-        """The best guesses of some particles with the networks as they are now, the best first, and their conformations."""
+    def best(self, rows: Int[Tensor, " batch"], seen: float) -> tuple[Pose, LatentPosterior]:
+        """The best guess of each of some particles with the networks as they are now, and its conformation."""
         layout = self.layout_after(seen)
         images, transfer = self.batch(rows)
         guesses = self.guess(images, transfer, layout)
         slices = self.density.slices(layout)
         paths = self._compared(slices, guesses.pose, guesses.latent.mean, images, transfer, layout)
-        order = paths.errors.argsort(1)[:, :kept]
-        row = torch.arange(len(rows), device=self.device)[:, None]
-        return paths.pose[row, order], guesses.latent[row, order]
+        best, row = paths.errors.argmin(1), torch.arange(len(rows), device=self.device)
+        return paths.pose[row, best], guesses.latent[row, best]
 
     def _latents(
         self, posterior: LatentPosterior, seen: float, noise: Float[Tensor, "batch paths latent"]

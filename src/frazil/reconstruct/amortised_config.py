@@ -12,8 +12,8 @@ from frazil.config import StageConfig, setting
 class AmortisedConfig(StageConfig):
     """An encoder takes each image to guesses of its pose, and is trained together with the density.
 
-    The defaults are frazil's own: several heads, taught by random proposals, refined particle by particle at the end. The
-    preset `cryofire` has those of CryoFIRE.
+    The defaults are frazil's own: several heads, taught by random proposals; the map of their poses is where the search for
+    every particle begins. The preset `cryofire` has those of CryoFIRE.
     """
 
     encoder: Literal["perceptron", "convolutional"] = setting(
@@ -57,11 +57,6 @@ class AmortisedConfig(StageConfig):
     voxel_learning_rate: float = setting(0.01, "step length of Adam for voxels, in units of the first map", gt=0)
     weight_decay: float = setting(0.0, "weight decay of Adam", ge=0)
     loss_scale: float = setting(1.0, "factor of the whole loss", gt=0)
-    refine: int = setting(3, "rounds of refinement per particle against half-maps, after training", ge=0)
-    refine_candidates: int = setting(3, "guesses of each image that the first round starts from", ge=1)
-    refine_dimensions: int = setting(
-        3, "coordinates of the conformation that are refined with the pose; 0 for one rigid map", ge=0
-    )
     metric_every: int | None = setting(
         None, "optimizer steps between lines of metrics (one per epoch unless given)", ge=1
     )

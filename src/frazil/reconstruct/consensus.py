@@ -115,10 +115,12 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
     """The particles after the search and the refinement that a config asks for; None where it asks for none.
 
     Args:
-        found: whether their poses were found by a neural network just now.
+        found: whether their poses were found by a neural network just now. Those of an encoder beside a map of voxels are
+            where a search begins; a field comes with them, and they stay.
     """
     refinement, settings = None, config.refine
     searched = not found and (particles.pose is None or config.poses == "search" or config.ignore_poses)
+    searched |= found and config.made_of != "field" and settings.rounds != 0
     moving = config.made_of == "basis" and config.latent_dim != 0
     by_state = settings.by_state
     if by_state is None:

@@ -1,4 +1,4 @@
-"""Poses for particles that have none: train an encoder with a density, ask it, refine what it says against half-maps."""
+"""Poses for particles that have none: train an encoder with a density, and ask it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from frazil.reconstruct.autoencoder import POINTS_AT_ONCE, beta_schedule, choose
 from frazil.reconstruct.coefficients import StandardisedImages
 from frazil.reconstruct.learnt_density import LearntDensity, LearntField, LearntVoxels
 from frazil.reconstruct.neural import read_images
-from frazil.reconstruct.pose_rounds import refine_in_rounds
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
@@ -50,7 +49,7 @@ class FoundPoses:
 
 
 def find_poses(particles: Particles, config: Config, job: Job) -> FoundPoses:
-    """Train encoder and density, and take the best guess of every particle, refined.
+    """Train encoder and density, and take the best guess of every particle.
 
     An interrupted job goes on from its checkpoint.
 
@@ -76,11 +75,8 @@ def find_poses(particles: Particles, config: Config, job: Job) -> FoundPoses:
     seen = float(options.epochs * particles.count)
     pose, latent = poses_of_all(task, seen, job)
     network = task.density.network.cpu() if isinstance(task.density, LearntField) else None
-    if options.refine:
-        pose = refine_in_rounds(task, particles, pose, seen, config, job)
-    found = Pose(pose.rotation[:, 0], pose.shift[:, 0])
     job.log("one encoder has seen both half-sets: their FSC is too good; hand and frame are not determined")
-    return FoundPoses(particles.given(pose=found), latent if config.made_of == "field" else None, network)
+    return FoundPoses(particles.given(pose=pose), latent if config.made_of == "field" else None, network)
 
 
 def build_task(
@@ -161,16 +157,13 @@ def make_density(
 
 
 def poses_of_all(task: AmortisedPoses, seen: float, job: Job) -> tuple[Pose, LatentPosterior]:
-    """The best guesses of every particle, the best first, and its conformation; each process encodes its share."""
+    """The best guess of every particle, and its conformation; each process encodes its share."""
     own = job.processes.share(range(len(task.images)))
-    kept = min(task.config.refine_candidates, task.paths)
     parts: list[tuple[Tensor, ...]] = []
     with job.progress(len(own), "encoding") as progress:
         for rows in torch.arange(own.start, own.stop).split(ROWS_AT_ONCE):
-            pose, latent = task.ranked(rows, seen, kept)
-            parts.append(
-                (pose.rotation.cpu(), pose.shift.cpu(), latent.mean[:, 0].cpu(), latent.log_variance[:, 0].cpu())
-            )
+            pose, latent = task.best(rows, seen)
+            parts.append(tuple(part.cpu() for part in (pose.rotation, pose.shift, latent.mean, latent.log_variance)))
             progress.advance(len(rows))
     rotation, shift, mean, log_variance = (
         job.processes.gather(torch.cat(column)) for column in zip(*parts, strict=True)

@@ -24,6 +24,7 @@ from frazil.engine.job import Job
 from frazil.errors import InputError
 from frazil.inference.coarse_images import coarse_size, read_coarse
 from frazil.inference.matching import ViewSums, shell_sums, shift_phases
+from frazil.numerics.fourier import HalfPlane
 from frazil.numerics.symmetry import point_group
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
@@ -95,6 +96,9 @@ def search_poses(particles: Particles, config: Config, job: Job) -> Found:
             remedy="give more particles, or --poses given",
         )
 
+    size = coarse_size(min(particles.count, MOST_IMAGES), _plane(particles, config))
+    job.announce_memory(size * 1.5 + 1e9, "images at low resolution, views")
+
     def search() -> Found:
         path = job.checkpoints / "found.safetensors"
         if job.resumed and path.is_file():
@@ -107,6 +111,12 @@ def search_poses(particles: Particles, config: Config, job: Job) -> Found:
     return searched
 
 
+def _plane(particles: Particles, config: Config) -> HalfPlane:
+    """The coefficients that a search looks at."""
+    grid = particles.grid
+    return grid.half_plane(min(grid.last_shell, round(grid.shell_of(config.search.resolution))))
+
+
 @final
 class _Searcher:
     """Carries out a search."""
@@ -115,11 +125,9 @@ class _Searcher:
         self.particles, self.settings, self.job, self.seed = particles, config.search, job, config.seed
         self.grid = particles.grid
         self.noise = measured_noise(particles)
-        self.band = min(self.grid.last_shell, round(self.grid.shell_of(self.settings.resolution)))
-        self.plane = self.grid.half_plane(self.band)
+        self.plane = _plane(particles, config)
         generator = torch.Generator().manual_seed(self.seed)
         self.rows = torch.randperm(particles.count, generator=generator)[:MOST_IMAGES].sort().values
-        job.announce_memory(coarse_size(len(self.rows), self.plane) * 1.5 + 1e9, "images at low resolution, views")
         if job.device != "cpu":
             job.log("poses are searched on the CPU")
         with job.progress(len(self.rows), "reading images") as progress:
@@ -131,7 +139,8 @@ class _Searcher:
         mixed = torch.randperm(len(self.rows), generator=generator)
         self.held, self.pool = mixed[:held], mixed[held:]
         # the map of known poses is a start better than any random one, unless there are several molecules
-        self.known = None if config.ignore_poses or config.search.classes > 1 else particles.pose
+        ignored = config.ignore_poses and config.poses != "amortised"
+        self.known = None if ignored or config.search.classes > 1 else particles.pose
         self.path: Path = job.checkpoints / "search.safetensors"
 
     def _diameter(self, config: Config, generator: torch.Generator) -> float:
@@ -160,7 +169,7 @@ class _Searcher:
     def run(self) -> Found:
         """Starts, the best of them, all particles."""
         if self.known is not None:
-            self.job.log("the search begins with the map of the poses in the table")
+            self.job.log("the search begins with the map of the poses there are")
             nothing = torch.zeros(len(self.rows))
             known = Placed(self.known[self.rows], nothing.to(torch.int64), nothing)
             return self._finished(self._made(known, 1, self.levels[0]), ())
