@@ -55,11 +55,6 @@ class ClassImages:
         return CoarseImages(values, self.coarse.transfer[rows, : layout.count])
 
 
-def memory_of(count: int, layout: HalfPlane) -> int:
-    """Bytes that the coefficients of so many images take."""
-    return count * layout.count * 3 * 4
-
-
 def image_mask(grid: Grid, diameter: float, reach: float) -> Float[Tensor, "n n"]:
     """What keeps a particle that lies up to ``reach`` Å off the centre, and leaves its neighbours out.
 

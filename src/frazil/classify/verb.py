@@ -14,7 +14,7 @@ from torch import Tensor
 from frazil.classify import Config
 from frazil.classify.averages import ClassSums, brightness
 from frazil.classify.diameter import found_diameter
-from frazil.classify.images import EDGE, image_mask, memory_of, read_images
+from frazil.classify.images import EDGE, image_mask, read_images
 from frazil.classify.learning import Alignment, Classes, learn
 from frazil.classify.quality import Quality, judge
 from frazil.classify.rounds import COARSENESS, Plan
@@ -24,6 +24,7 @@ from frazil.data.star import write_star
 from frazil.data.table import Block, Table
 from frazil.engine.job import Job
 from frazil.errors import InputError
+from frazil.inference.coarse_images import coarse_size
 from frazil.numerics.fourier import HalfPlane
 from frazil.numerics.masks import soft_circle
 from frazil.physics.grid import Grid
@@ -150,7 +151,7 @@ def planned_memory(particles: Particles, layout: HalfPlane, diameter: float, con
     sums = ClassSums.memory(config.classes, layout.band)
     angles = round(np.pi * diameter / 2 * layout.band / particles.grid.extent / COARSENESS) + 6
     views = 4 * config.classes * angles * layout.count * 8
-    return memory_of(particles.count, layout) + 4 * sums + views + GIB // 2
+    return coarse_size(particles.count, layout) + 4 * sums + views + GIB // 2
 
 
 def best_first(found: Classes, quality: Quality) -> tuple[Classes, Quality]:
