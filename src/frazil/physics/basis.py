@@ -174,7 +174,9 @@ class BasisEnsemble(Ensemble):
             gap = self.coefficients(latent[None])[0] - best
             # far from where it changes the function may be flat: no step then, and no matrix to invert
             moved = latent - torch.linalg.pinv(curvature + damping) @ (slope.T @ (gram @ gap))
-            if float(distance(moved)) >= float(distance(latent)):
+            if not float(distance(moved)) < float(
+                distance(latent)
+            ):  # nor where a step went so far that it is no number
                 break
             latent = moved
         return latent
