@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from frazil.evaluate.poses import AlignedPoses
@@ -99,3 +99,7 @@ class Frames:
         if self.component is None:
             return self.common
         return self.by_class.get(int(self.component[row]), self.common)
+
+    def select(self, some: Bool[np.ndarray, " particles"]) -> Frames:
+        """Those of some particles."""
+        return self if self.component is None else replace(self, component=self.component[some])

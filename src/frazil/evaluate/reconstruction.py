@@ -126,7 +126,9 @@ def _class_maps(
 def _conformations(
     outputs: Path, scored: Scored, frames: Frames, volumes: Tensor, grid: Grid, mask: Tensor, images: int
 ) -> dict[str, Any]:
-    """Figures of latents, their covariances, and what the ensemble makes of them."""
+    """Figures of latents, their covariances, and what the ensemble makes of them, each particle judged once."""
+    once = scored.views.first.numpy()
+    scored, frames = scored.select(once), frames.select(once)
     latent, truth = scored.read(outputs / "latent.npy", 2), scored.truth
     if latent is None:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -15,6 +15,7 @@ from frazil.data.npy import read_npy
 from frazil.data.stack import Particles, read_particles
 from frazil.data.truth import Truth
 from frazil.errors import InputError
+from frazil.inference.views import Views
 from frazil.physics.pose import Pose
 
 _KINDS = {"latent": "latents", "latent_covariance": "covariances", "component": "components"}
@@ -28,18 +29,31 @@ class Scored:
 
     Attributes:
         truth: of those, row by row. rows: which rows of the result's arrays they are. count: of the result's particles.
-        pose: the result's, of those; None when it has none.
+        pose: the result's, of those; None when it has none. views: which of them show one particle.
     """
 
     truth: Truth
     rows: Int[np.ndarray, " judged"]
     count: int
     pose: Pose | None
+    views: Views
 
     @property
     def true_pose(self) -> Pose:
         """The true poses."""
         return Pose(torch.from_numpy(self.truth.rotation), torch.from_numpy(self.truth.shift))
+
+    def select(self, some: Bool[np.ndarray, " judged"]) -> Scored:
+        """Some of these."""
+        rows = np.flatnonzero(some)
+        pose = None if self.pose is None else self.pose[torch.from_numpy(rows)]
+        return replace(
+            self,
+            truth=self.truth.select(rows),
+            rows=self.rows[rows],
+            pose=pose,
+            views=self.views[torch.from_numpy(rows)],
+        )
 
     def read(self, path: Path, dimensions: int) -> np.ndarray | None:
         """An array of the result with one row per particle, the judged rows; None when there is none.
@@ -80,7 +94,8 @@ def scored_particles(outputs: Path, truth: Truth, listed: Path | None) -> Scored
         raise InputError("no particle is left to judge", where=listed or path, remedy="list particles of the result")
     judged = np.flatnonzero(kept)
     pose = None if found is None or found.pose is None else found.pose[torch.from_numpy(judged)]
-    return Scored(truth.select(rows[judged]), judged, len(rows), pose)
+    views = Views(torch.arange(len(rows))) if found is None else Views.of(found)
+    return Scored(truth.select(rows[judged]), judged, len(rows), pose, views[torch.from_numpy(judged)])
 
 
 def _rows_in_truth(found: Particles, truth: Truth, path: Path) -> Int[np.ndarray, " rows"]:

@@ -1,0 +1,78 @@
+"""Images that show one particle: two views at known tilts have one conformation, and one posterior of it.
+
+Given the conformation, the images of a particle are independent: what each says of it in log likelihood is added up over the
+views before the posterior is taken, and the posterior belongs to all of them. Where every image shows a particle of its
+own, nothing is added to anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from frazil.data.stack import Particles
+
+
+@final
+@dataclass(frozen=True)
+class Views:
+    """Which particle each image shows.
+
+    Attributes:
+        particle: a number for each image, the same in all views of a particle.
+    """
+
+    particle: Int[Tensor, " images"]
+
+    @staticmethod
+    def of(particles: Particles) -> Views:
+        """As the table of a stack tells, a particle to each image where it tells of no tilts."""
+        tilts = particles.tilts
+        return Views(torch.arange(particles.count) if tilts is None else tilts.particle.to(torch.int64))
+
+    def __len__(self) -> int:
+        return len(self.particle)
+
+    def __getitem__(self, rows: Any) -> Views:
+        """Of some of the images, in the order asked for."""
+        return Views(self.particle[rows])
+
+    @property
+    def particles(self) -> int:
+        """Number of particles shown."""
+        return int(self.first.sum())
+
+    @property
+    def shared(self) -> bool:
+        """Whether any particle is shown more than once."""
+        return self.particles < len(self)
+
+    @property
+    def first(self) -> Bool[Tensor, " images"]:
+        """Whether an image is the first of its particle."""
+        return self._earliest() == torch.arange(len(self))
+
+    @property
+    def ordinal(self) -> Int[Tensor, " images"]:
+        """The particles numbered 0, 1, 2, ... in the order of their first images."""
+        earliest = self._earliest()
+        return (earliest == torch.arange(len(self))).cumsum(0)[earliest] - 1
+
+    def summed(self, values: Float[Tensor, "images *more"]) -> Float[Tensor, "images *more"]:
+        """For each image the sum over all images of its particle."""
+        if not self.shared:
+            return values
+        ordinal = self.ordinal
+        sums = values.new_zeros(int(ordinal.max()) + 1, *values.shape[1:])
+        return sums.index_add_(0, ordinal, values)[ordinal]
+
+    def _earliest(self) -> Tensor:
+        """For each image the first image of its particle."""
+        number = torch.unique(self.particle, return_inverse=True)[1]
+        first = torch.full((len(self),), len(self)).scatter_reduce_(0, number, torch.arange(len(self)), "amin")
+        return first[number]
