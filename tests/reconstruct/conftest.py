@@ -29,6 +29,15 @@ def small_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The star file of 40 particles of it in two views each."""
+    folder = tmp_path_factory.mktemp("small-pairs") / "sim"
+    flags = ["--set", "linear-1d", "--count", "40", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "--seed", "1"]
+    assert main(["simulate", "particles", *flags, "--tilt-pairs", "45", "--out", str(folder)]) == 0
+    return folder / "outputs" / "particles.star"
+
+
+@pytest.fixture(scope="session")
 def rigid_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The star file of 500 images of one rigid molecule, 32 pixels wide."""
     folder = tmp_path_factory.mktemp("rigid") / "sim"

@@ -26,13 +26,18 @@ BASIS = ("--density", "basis", "--latent-dim", 1, "--threads", 1, "--no-report",
 BASIS += ("--basis.passes", 1, "--basis.resolution", 24, "--basis.cache", "disk")
 
 
-@pytest.mark.parametrize(("flags", "count"), [(FIELD, 2), (BASIS, 3)], ids=["field", "basis"])
+@pytest.mark.parametrize(
+    ("flags", "count", "stack"),
+    [(FIELD, 2, "small_stack"), (BASIS, 3, "small_stack"), (BASIS, 3, "small_pairs")],
+    ids=["field", "basis", "pairs"],
+)
 def test_several_processes_give_the_curve_of_one(
-    server: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], count: int
+    server: Any, request: Any, tmp_path: Path, flags: tuple[object, ...], count: int, stack: str
 ) -> None:
+    particles = request.getfixturevalue(stack)
     one, many = tmp_path / "one", tmp_path / "many"
-    assert server.run("reconstruct", small_stack, *flags, "--out", one) == [0]
-    assert server.run("reconstruct", small_stack, *flags, "--out", many, processes=count) == [0] * count
+    assert server.run("reconstruct", particles, *flags, "--out", one) == [0]
+    assert server.run("reconstruct", particles, *flags, "--out", many, processes=count) == [0] * count
     expected, found = read_metrics(one), read_metrics(many)
     assert len(expected) > 3
     for before, after in zip(expected, found, strict=True):

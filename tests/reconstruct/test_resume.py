@@ -66,15 +66,20 @@ def test_killed_reconstruction_resumes_bitwise(
     check_same(whole, broken)
 
 
-@pytest.mark.parametrize(("flags", "lines"), [(FLAGS, (1, 2)), (BASIS, (5, 16))], ids=["field", "basis"])
+@pytest.mark.parametrize(
+    ("flags", "lines", "stack"),
+    [(FLAGS, (1, 2), "small_stack"), (BASIS, (5, 16), "small_stack"), (BASIS, (5, 16), "small_pairs")],
+    ids=["field", "basis", "pairs"],
+)
 def test_two_processes_of_which_one_is_killed_resume_bitwise(
-    server: Any, small_stack: Path, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...]
+    server: Any, request: Any, tmp_path: Path, flags: tuple[object, ...], lines: tuple[int, ...], stack: str
 ) -> None:
+    particles = request.getfixturevalue(stack)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert server.run("reconstruct", small_stack, *flags, "--out", whole, processes=2) == [0, 0]
+    assert server.run("reconstruct", particles, *flags, "--out", whole, processes=2) == [0, 0]
     chance = random.Random()
     for victim, count in enumerate(lines):
-        processes = server.start("reconstruct", small_stack, *flags, "--out", broken, processes=2, said=tmp_path)
+        processes = server.start("reconstruct", particles, *flags, "--out", broken, processes=2, said=tmp_path)
         server.wait_for_epochs(broken, count)
         time.sleep(0.1 * chance.random())
         os.kill(processes[victim], signal.SIGKILL)
@@ -83,7 +88,7 @@ def test_two_processes_of_which_one_is_killed_resume_bitwise(
         assert (tmp_path / f"{1 - victim}.txt").read_text() == (
             "error: Another process of this job has ended. The same command goes on where it stopped.\n"
         )
-    assert server.run("reconstruct", small_stack, *flags, "--out", broken, processes=2) == [0, 0]
+    assert server.run("reconstruct", particles, *flags, "--out", broken, processes=2) == [0, 0]
     check_same(whole, broken)
 
 

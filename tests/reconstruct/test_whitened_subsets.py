@@ -88,4 +88,5 @@ def test_a_pass_over_no_image_finds_nothing(images: WhitenedImages, update: bool
         assert total is not None and not bool(total.any())
     if not update:
         assert found.covariance is not None and found.covariance.shape == (0, 2, 2)
-        assert found.gram is not None and found.gram.shape == (0, 3, 3)
+    gram, projection = plan.said(images, range(7, 7), table)
+    assert gram.shape == (0, 3, 3) and projection.shape == (0, 3)

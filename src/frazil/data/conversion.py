@@ -131,6 +131,8 @@ def losses_in_cryodrgn(particles: Particles) -> Iterator[str]:
     optics = particles.optics
     if optics is not None and (optics.has_beam_tilt or bool((optics.b_factor != 0).any())):
         yield "cryoDRGN has no beam tilt and no B factor: they are left out"
+    if particles.tilts is not None:
+        yield "pose.pkl and ctf.pkl do not tell tilt pairs: cryoDRGN takes every view for a particle of its own"
 
 
 def export_numpy(particles: Particles, folder: Path) -> Path:

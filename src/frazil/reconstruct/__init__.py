@@ -5,7 +5,8 @@ believed. An ensemble is then learnt where one is asked for: a latent coordinate
 every latent coordinate. `--density basis` makes it of a few volumes, in two halves, in seconds to minutes; the number of
 latent coordinates is the one that images of the other half ask for, unless `--latent-dim` gives it. Where molecules differ in
 composition, `--basis.components` sorts them into discrete states, and `--basis.within` learns how each of these moves.
-`--preset cryodrgn` makes it of a neural field.
+Where the table tells of tilt pairs (rlnGroupName, rlnMicrographTiltAngle), a basis gives both views of a particle one latent,
+inferred from both images. `--preset cryodrgn` makes the ensemble of a neural field.
 
 Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with
 the map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.

@@ -20,6 +20,7 @@ from frazil.engine.processes import Processes
 from frazil.errors import InputError
 from frazil.inference.backproject import backproject, noise_weights
 from frazil.inference.half_map import PADDING, HalfMap
+from frazil.inference.views import Views
 from frazil.numerics.rotation_grid import half_turned
 from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
@@ -53,6 +54,8 @@ def reconstruct(config: Config, job: Job) -> None:
     check_molecules(particles, config)
     check_shares(particles, job.processes)
     job.log(describe(particles, reference))
+    for note in on_tilts(particles, config):
+        job.log(note)
     found = None
     if config.poses == "amortised":
         from frazil.reconstruct.found_poses import find_poses
@@ -217,19 +220,39 @@ def check_stack(particles: Particles, config: Config) -> None:
     """Refuse a stack that an ensemble cannot be learnt from, before the consensus is made.
 
     Raises:
-        InputError: if the images differ in box or pixel size, the focus mask does not fit, or there are hardly more
-            particles than states.
+        InputError: if the images differ in box or pixel size, the focus mask does not fit, views of a particle are in
+            different half-sets, or there are hardly more particles than states.
     """
     if config.made_of == "voxels":
         return
     grid = particles.grid
-    if config.made_of == "basis" and config.basis.focus_mask is not None:
+    if config.made_of == "field":
+        return
+    if config.basis.focus_mask is not None:
         checked_mask(config.basis.focus_mask, grid, "focus mask")
-    if config.made_of == "basis" and 2 * config.basis.components > particles.count:
+    check_views(particles)
+    if 2 * config.basis.components > particles.count:
         raise InputError(
             f"{config.basis.components} states of {particles.count} particles",
             where="--basis.components",
             remedy=f"give at most {particles.count // 2}",
+        )
+
+
+def check_views(particles: Particles) -> None:
+    """Refuse half-sets that divide the views of a particle: the halves of what is learnt would know of each other.
+
+    Raises:
+        InputError: with the first row whose half-set is not that of its particle.
+    """
+    if particles.tilts is None or particles.half_set is None:
+        return
+    wrong = torch.nonzero(particles.half_set != particles.half_set[particles.tilts.first_rows()])[:, 0]
+    if len(wrong):
+        raise InputError(
+            "the views of a particle at several tilts are in different half-sets",
+            where=particles.listing.block.where(int(particles.rows[int(wrong[0])])),
+            remedy="leave rlnRandomSubset out, or give all rows of a rlnGroupName the same",
         )
 
 
@@ -286,8 +309,8 @@ def checked_particles(particles: Particles, config: Config) -> Particles:
         )
     half_set = particles.half_set
     if half_set is None:
-        generator = torch.Generator().manual_seed(config.seed)
-        half_set = torch.randperm(particles.count, generator=generator) % 2
+        views, generator = Views.of(particles), torch.Generator().manual_seed(config.seed)
+        half_set = (torch.randperm(views.particles, generator=generator) % 2)[views.ordinal]
         particles = particles.with_half_set(half_set)
     if particles.count > 1 and len(half_set.unique()) < 2:
         raise InputError(
@@ -323,7 +346,27 @@ def describe(particles: Particles, reference: Grid) -> str:
     """One line about the input."""
     optics = "no CTF: images are taken as they are" if particles.optics is None else "CTF"
     groups = f", {len(particles.grids)} optics groups" if len(particles.grids) > 1 else ""
-    return f"{particles.count} particles of {reference.box_size} px at {reference.pixel_size:g} Å/px{groups}, {optics}"
+    views = Views.of(particles)
+    seen = (
+        f"{particles.count} views of {views.particles} particles,"
+        if views.shared
+        else f"{particles.count} particles of"
+    )
+    return f"{seen} {reference.box_size} px at {reference.pixel_size:g} Å/px{groups}, {optics}"
+
+
+def on_tilts(particles: Particles, config: Config) -> list[str]:
+    """What becomes of the table's tilts: which views share what, and which are strangers to each other."""
+    if particles.tilts is None:
+        return []
+    notes = []
+    if particles.pose is None or config.ignore_poses or config.poses in ("search", "amortised"):
+        notes.append("poses are looked for in every image by itself: the known tilts between views are not used")
+    if config.made_of == "basis":
+        notes.append("the views of a particle share one latent")
+    if config.made_of == "field":
+        notes.append("an encoder looks at every image by itself: each view of a particle gets a latent of its own")
+    return notes
 
 
 def planned_memory(particles: Particles, reference: Grid) -> int:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frazil.inference.coefficient_posteriors import CoefficientPrior, Moments
+from frazil.inference.coefficient_posteriors import CoefficientPrior, Gram, Moments, Projection
 from frazil.inference.streamed import one_thread_per_operation
 from frazil.numerics.fourier import HalfPlane
 from frazil.numerics.spectrum_table import (
@@ -29,6 +29,8 @@ from frazil.numerics.spectrum_table import (
 from frazil.reconstruct.whitened import WhitenedImages
 
 Result = TypeVar("Result")
+# what images say of the weights, see `CoefficientPrior`
+Said = tuple[Gram, Projection]
 
 
 @final
@@ -37,11 +39,10 @@ class Expectation:
     """What one pass over some images found.
 
     Attributes:
-        gram, projection: what every image says, see `CoefficientPrior`; None when the gradient was wanted instead.
         gradient: of the expected log likelihood, on the table. second: mean of ``E[s^2] E[c c^T]`` over the images.
         information: mean over the images of ``E[s^2] A^T A``, how well an image tells the weights apart.
-        first, evidence, share: of every image, see `Moments`. covariance: of (c_1, ..., c_K) for every image; None when the
-            gradient was wanted instead. scale: E[s] and E[s^2] of every image.
+        first, evidence, share: of the particle that every image shows, see `Moments`. covariance: of (c_1, ..., c_K); None
+            when the gradient was wanted instead. scale: E[s] and E[s^2] of every image.
         residual: mean of ``|y - E[s] A E[c]|^2`` of every coefficient, for each optics group; None when not asked for.
     """
 
@@ -54,8 +55,6 @@ class Expectation:
     scale: Float[Tensor, "images 2"]
     residual: Float[Tensor, "groups coefficients"] | None
     covariance: Float[Tensor, "images basis basis"] | None = None
-    gram: Float[Tensor, "images volumes volumes"] | None = None
-    projection: Float[Tensor, "images volumes"] | None = None
 
 
 @final
@@ -95,10 +94,30 @@ class Pass:
     residual: bool = False
     informed: int | None = None
 
-    def over(self, images: WhitenedImages, rows: range, table: Table, scale: Float[Tensor, "images 2"]) -> Expectation:
+    def said(self, images: WhitenedImages, rows: range, table: Table) -> Said:
+        """What each of some of this process's images says of the weights, at a contrast of 1."""
+        found: list[Said] = []
+
+        def look(some: slice, values: Tensor, factor: Tensor) -> None:
+            found.append(self._compared(images, some, values, factor, table)[1])
+
+        images.each(rows, self.plane.count, table.shape[2], look)
+        gram, projection = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return gram, projection
+
+    def over(
+        self,
+        images: WhitenedImages,
+        rows: range,
+        table: Table,
+        scale: Float[Tensor, "images 2"],
+        together: Said | None = None,
+    ) -> Expectation:
         """One pass over some of this process's images by one worker; what should be means are sums, see `of_all_processes`.
 
-        ``scale`` are the present moments of the contrast of all images.
+        Args:
+            scale: present moments of the contrast of all images. together: what the views of its particle say together, for
+                every image; None where each shows a particle of its own.
         """
         volumes = table.shape[2]
         gradient = zero_table(self.layout, volumes) if self.update else table[:0]
@@ -106,21 +125,16 @@ class Pass:
         residual = torch.zeros(images.groups, self.plane.count) if self.residual else None
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         shares: list[Tensor] = []
-        said: list[tuple[Tensor, Tensor, Tensor]] = []
-        told = None if self.informed is None else 2 * self.informed
+        covariances: list[Tensor] = []
 
         def look(some: slice, values: Tensor, factor: Tensor) -> None:
             rotation = images.rotation[some]
-            slices = gather_table(table, self.layout, rotation, self.plane, factor).flatten(1, 2)
-            # volumes and image as rows: sums over coefficients run along memory
-            seen = torch.cat((slices.mT, values.flatten(1)[:, None]), dim=1)
-            coarse = seen[..., :told]
-            overlap = coarse @ coarse.mT
-            gram, projection = overlap[:, :-1, :-1], overlap[:, :-1, -1]
-            size = scale[some]
-            moments = self.prior.moments(gram * size[:, 1, None, None], projection * size[:, :1])
+            seen, (gram, projection) = self._compared(images, some, values, factor, table)
+            if together is None:
+                moments = self.prior.moments(*at_contrast(gram, projection, scale[some]))
+            else:
+                moments = self.prior.moments(together[0][some], together[1][some])
             size = self.scale.update(moments, gram, projection)
-            gram, projection = gram * size[:, 1, None, None], projection * size[:, :1]
             mean, weighted = moments.first * size[:, :1], moments.second * size[:, 1, None, None]
             left = None
             if residual is not None:
@@ -133,9 +147,9 @@ class Pass:
             if residual is not None and left is not None:
                 residual.index_add_(0, images.group[some], left)
             second.add_(weighted.sum(0))
-            information.add_(gram.sum(0))
+            information.add_((gram * size[:, 1, None, None]).sum(0))
             if not self.update:
-                said.append((gram, projection, _covariance(moments)))
+                covariances.append(_covariance(moments))
             if moments.share is not None:
                 shares.append(moments.share)
             # not the second moments: of many images these are many numbers, and nobody asks for them again
@@ -151,10 +165,46 @@ class Pass:
             torch.cat(shares) if shares else None,
             torch.cat([size for _, _, size in found]),
             residual,
-            None if self.update else torch.cat([covariance for _, _, covariance in said]),
-            None if self.update else torch.cat([gram for gram, _, _ in said]),
-            None if self.update else torch.cat([projection for _, projection, _ in said]),
+            None if self.update else torch.cat(covariances),
         )
+
+    def _compared(
+        self, images: WhitenedImages, some: slice, values: Tensor, factor: Tensor, table: Table
+    ) -> tuple[Float[Tensor, "batch rows numbers"], Said]:
+        """Slices of the volumes and, last, the image as rows; and their overlaps in what is to be inferred from."""
+        slices = gather_table(table, self.layout, images.rotation[some], self.plane, factor).flatten(1, 2)
+        # volumes and image as rows: sums over coefficients run along memory
+        seen = torch.cat((slices.mT, values.flatten(1)[:, None]), dim=1)
+        coarse = seen[..., : None if self.informed is None else 2 * self.informed]
+        overlap = coarse @ coarse.mT
+        return seen, (overlap[:, :-1, :-1], overlap[:, :-1, -1])
+
+
+def at_contrast(gram: Gram, projection: Projection, scale: Float[Tensor, "batch 2"]) -> Said:
+    """What images say whose contrast has the moments E[s], E[s^2]."""
+    return gram * scale[:, 1, None, None], projection * scale[:, :1]
+
+
+def said_by_all(images: WhitenedImages, plan: Pass, tables: tuple[Table, Table]) -> Said:
+    """What every image says, each half-set compared with a table. A meeting of the processes."""
+    found = in_both_halves(lambda which: plan.said(images, images.own(which), tables[which]))
+    gram, projection = (
+        torch.cat([images.processes.gather(part) for part in parts]) for parts in zip(*found, strict=True)
+    )
+    return gram, projection
+
+
+def said_together(
+    images: WhitenedImages, plan: Pass, tables: tuple[Table, Table], scale: Float[Tensor, "images 2"]
+) -> Said | None:
+    """For each image what all views of its particle say, see `Views`; None where there is one of each.
+
+    A meeting of the processes.
+    """
+    if not images.views.shared:
+        return None
+    gram, projection = at_contrast(*said_by_all(images, plan, tables), scale)
+    return images.views.summed(gram), images.views.summed(projection)
 
 
 def of_all_processes(found: Expectation, images: WhitenedImages, which: int) -> Expectation:
@@ -162,7 +212,7 @@ def of_all_processes(found: Expectation, images: WhitenedImages, which: int) -> 
     rows, processes = images.half(which), images.processes
     summed = [found.gradient, found.second, found.information]
     processes.sum(summed if found.residual is None else [*summed, found.residual])
-    of_images = ("first", "evidence", "share", "scale", "covariance", "gram", "projection")
+    of_images = ("first", "evidence", "share", "scale", "covariance")
     gathered = {name: processes.gather(part) for name in of_images if (part := getattr(found, name)) is not None}
     residual = found.residual
     if residual is not None:

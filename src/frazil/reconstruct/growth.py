@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from frazil.inference.views import Views
 from frazil.reconstruct.linear import WORTHWHILE
 from frazil.reconstruct.states import Members, Rows, Sorter, States
 
@@ -66,7 +67,7 @@ class Division:
     """Two states in the place of one.
 
     Attributes:
-        gain: log likelihood of an image under two states against one, mean over the images that were kept back.
+        gain: log likelihood of a particle under two states against one, mean over the images that were kept back.
         error: its standard error. second: which of the images are in the second state.
     """
 
@@ -126,7 +127,7 @@ def clustered(sorter: Sorter, growth: Growth, count: int, seed: int) -> tuple[Gr
     """
     rows = sorter.all_rows()
     labels = [_labels(sorter, growth.states), _clusters(growth.latent, count, seed)]
-    seen, unseen = _kept_back(rows)
+    seen, unseen = _kept_back(rows, sorter.images.views)
     evidence = []
     for those in labels:
         states = sorter.averaged(seen, _members(seen, those, int(those.max()) + 1))
@@ -148,7 +149,7 @@ def joined(sorter: Sorter, growth: Growth) -> tuple[Growth, Sorter]:
         if {one, other} & taken:
             continue
         both = _rows_of(rows, torch.where(labels == other, one, labels), one)
-        seen, unseen = _kept_back(both)
+        seen, unseen = _kept_back(both, sorter.images.views)
         second = (labels[torch.cat(seen)] == other).to(torch.float32)
         two = sorter.averaged(seen, _split(seen, torch.stack((1 - second, second), dim=1)))
         for _ in range(SETTLING_PASSES):
@@ -184,7 +185,9 @@ def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Div
     if min(len(half) for half in rows) < 2 * FEWEST_IMAGES:
         return None
     every = max(1, sum(len(half) for half in rows) // MOST_IMAGES)
-    seen, unseen = _kept_back((rows[0][::every], rows[1][::every]))
+    views = sorter.images.views
+    few = tuple(half[views[half].ordinal % every == 0] for half in rows)
+    seen, unseen = _kept_back((few[0], few[1]), views)
     first = _random(seen, seed) if latent is None else _clusters(latent[torch.cat(seen)], 2, seed).to(torch.float32)
     careful = replace(sorter, caution=CAUTION_IN_DIVIDING)
     divisions, held = [], torch.tensor([1 - FIRST_SHARE, FIRST_SHARE])
@@ -200,9 +203,9 @@ def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Div
     return division
 
 
-def _kept_back(rows: Rows) -> tuple[Rows, Rows]:
+def _kept_back(rows: Rows, views: Views) -> tuple[Rows, Rows]:
     """Images to learn from and images to judge by; neighbours in this order look from nearly the same side."""
-    kept = [torch.arange(len(half)) % KEPT_BACK == KEPT_BACK - 1 for half in rows]
+    kept = [views[half].ordinal % KEPT_BACK == KEPT_BACK - 1 for half in rows]
     return (rows[0][~kept[0]], rows[1][~kept[1]]), (rows[0][kept[0]], rows[1][kept[1]])
 
 
@@ -239,7 +242,7 @@ def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States) -> Division:
     of_two = sorter.tables(two, together=True)
     mean = (of_two[0] * two.share).sum(2, keepdim=True)
     of_one = sorter.weighed((mean, mean), torch.ones(1), unseen)[1]
-    better = sorter.weighed(of_two, two.share, unseen)[1] - of_one
+    better = (sorter.weighed(of_two, two.share, unseen)[1] - of_one)[sorter.images.views[torch.cat(unseen)].first]
     members, _ = sorter.weighed(of_two, two.share, rows)
     return Division(float(better.mean()), float(better.std()) / len(better) ** 0.5, torch.cat(members)[:, 1] > 0.5)
 

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior
 from frazil.numerics.spectrum_table import Table, shell_means, table_of_volumes, volumes_of_table
-from frazil.reconstruct.expectation import Expectation, Pass, ScalePrior, in_both_halves, of_all_processes
+from frazil.reconstruct.expectation import (
+    Expectation,
+    Pass,
+    ScalePrior,
+    in_both_halves,
+    of_all_processes,
+    said_by_all,
+    said_together,
+)
 from frazil.reconstruct.maximisation import (
     Stage,
     Volumes,
@@ -94,7 +102,8 @@ def expect(
     A meeting of the processes that share the images.
     """
     plan = Pass(stage.layout, stage.plane, prior, ScalePrior(halves.spread), update, residual, informed)
-    a, b = in_both_halves(lambda which: plan.over(images, images.own(which), tables[which], halves.scale))
+    together = said_together(images, plan, tables, halves.scale)
+    a, b = in_both_halves(lambda which: plan.over(images, images.own(which), tables[which], halves.scale, together))
     return of_all_processes(a, images, 0), of_all_processes(b, images, 1)
 
 
@@ -181,27 +190,21 @@ def _in_one_frame(a: Volumes, b: Volumes, told_a: Tensor, told_b: Tensor) -> tup
 
 def evidence_of_the_other_half(
     images: WhitenedImages, halves: Halves, stage: Stage
-) -> Float[Tensor, "images dimensions"]:
-    """Log evidence of every image under the first 0, 1, ..., K directions that the other half has learnt."""
+) -> Float[Tensor, "particles dimensions"]:
+    """Log evidence of every particle under the first 0, 1, ..., K directions that the other half has learnt."""
     tables = stage.tables((halves.b, halves.a))
     plan = Pass(stage.layout, stage.plane, GaussianPrior(), update=False)
 
-    def seen(which: int) -> Tensor:
-        found = plan.over(images, images.own(which), tables[which], halves.scale)
-        assert found.gram is not None and found.projection is not None
-        gram, projection = found.gram, found.projection
-        nested = [
-            GaussianPrior().moments(gram[:, :k, :k], projection[:, :k]).evidence for k in range(1, gram.shape[1] + 1)
-        ]
-        return torch.stack(nested, dim=1)
-
-    return torch.cat([images.processes.gather(part) for part in in_both_halves(seen)])
+    once = images.views.first
+    gram, projection = (images.views.summed(part)[once] for part in said_by_all(images, plan, tables))
+    nested = [GaussianPrior().moments(gram[:, :k, :k], projection[:, :k]).evidence for k in range(1, gram.shape[1] + 1)]
+    return torch.stack(nested, dim=1)
 
 
-def dimensions_told(evidence: Float[Tensor, "images dimensions"]) -> int:
+def dimensions_told(evidence: Float[Tensor, "particles dimensions"]) -> int:
     """The number of directions that the images of the other half clearly ask for.
 
-    A larger number replaces a smaller one where the mean gain per image exceeds `CLEARLY_BETTER` of its standard errors
+    A larger number replaces a smaller one where the mean gain per particle exceeds `CLEARLY_BETTER` of its standard errors
     and is `WORTHWHILE`.
     """
     best = 0

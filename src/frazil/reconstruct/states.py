@@ -41,6 +41,7 @@ LEAST_VARIANCE = 1e-3
 
 Rows = tuple[Int[Tensor, " a"], Int[Tensor, " b"]]
 Members = tuple[Float[Tensor, "a states"], Float[Tensor, "b states"]]
+Contrasts = tuple[Float[Tensor, "a 2"], Float[Tensor, "b 2"]]
 Sums = Float[Tensor, "states voxels 2 2"]
 
 
@@ -137,13 +138,8 @@ class Sorter:
 
     def averaged(self, rows: Rows, members: Members) -> States:
         """The maps of images whose memberships are known."""
-
-        def work(which: int) -> Sums:
-            kept = self.images.kept(rows[which], which)
-            return self._sums(rows[which][kept], members[which][kept])
-
         known = Correlations.assumed(self.shells, members[0].shape[1])
-        return self.maximised(self._of_all(*in_both_halves(work)), members, known)
+        return self.maximised(self._sums(rows, members, (self.scale[rows[0]], self.scale[rows[1]])), members, known)
 
     def tables(self, states: States, *, together: bool) -> tuple[Table, Table]:
         """What the images of each half are compared with: maps of their own half, or of both halves together."""
@@ -183,19 +179,15 @@ class Sorter:
         if together:
             common = self._common(*tables, states.share, known)
             tables = common, common
-        (a, sums_a), (b, sums_b) = self._expected(rows, tables, states.share, update=True)
-        assert sums_a is not None and sums_b is not None
-        members = a[0], b[0]
-        moved = self.maximised(self._of_all(sums_a, sums_b), members, known)
-        evidence = float(torch.cat((a[1], b[1])).mean())
-        return moved, members, self._with_scale(rows, (a[2], b[2])), evidence
+        members, evidence, contrasts = self._expected(rows, tables, states.share)
+        moved = self.maximised(self._sums(rows, members, contrasts), members, known)
+        return moved, members, self._with_scale(rows, contrasts), float(evidence.mean())
 
     def weighed(
         self, tables: tuple[Table, Table], share: Float[Tensor, " states"], rows: Rows
     ) -> tuple[Members, Float[Tensor, " images"]]:
-        """Memberships and log evidence of some images against maps."""
-        (a, _), (b, _) = self._expected(rows, tables, share, update=False)
-        return (a[0], b[0]), torch.cat((a[1], b[1]))
+        """Memberships of some images against maps, and the log evidence of the particle that each shows."""
+        return self._expected(rows, tables, share)[:2]
 
     def maximised(self, sums: tuple[Sums, Sums], members: Members, known: Correlations) -> States:
         """The maps that sums over images ask for."""
@@ -204,67 +196,69 @@ class Sorter:
         return States(a, b, share / share.sum())
 
     def _expected(
-        self, rows: Rows, tables: tuple[Table, Table], share: Tensor, *, update: bool
-    ) -> list[tuple[list[Tensor], Sums | None]]:
-        """Memberships, log evidence and contrasts of the images of each half, and this process's sums."""
-
-        def work(which: int) -> tuple[list[Tensor], Sums | None]:
-            own = rows[which][self.images.kept(rows[which], which)]
-            return self._expect(own, tables[which], share, update=update)
-
+        self, rows: Rows, tables: tuple[Table, Table], share: Tensor
+    ) -> tuple[Members, Float[Tensor, " images"], Contrasts]:
+        """Memberships, log evidence and contrasts of some images of both halves. A meeting of the processes."""
         gather = self.images.processes.gather
-        return [([gather(part) for part in of_images], sums) for of_images, sums in in_both_halves(work)]
+        own = self._own(rows)
+        compared = in_both_halves(lambda which: self._compared(own[which], tables[which]))
+        a, b = (
+            self._judged(half, gather(fit), gather(power), share)
+            for half, (fit, power) in zip(rows, compared, strict=True)
+        )
+        return (a[0], b[0]), torch.cat((a[1], b[1])), (a[2], b[2])
 
-    def _of_all(self, a: Sums, b: Sums) -> tuple[Sums, Sums]:
-        """Sums over the images of all processes, in place."""
-        self.images.processes.sum([a, b])
+    def _sums(self, rows: Rows, members: Members, contrasts: Contrasts) -> tuple[Sums, Sums]:
+        """What some images of both halves ask of the maps. A meeting of the processes."""
+
+        def work(which: int) -> Sums:
+            kept = self.images.kept(rows[which], which)
+            return self._backprojected(rows[which][kept], members[which][kept], contrasts[which][kept])
+
+        sums = in_both_halves(work)
+        self.images.processes.sum(sums)
+        return sums
+
+    def _own(self, rows: Rows) -> Rows:
+        """Those images whose coefficients this process keeps."""
+        a, b = (half[self.images.kept(half, which)] for which, half in enumerate(rows))
         return a, b
 
     # ------------------------------------------------------------------------------------------------------ one half
 
-    def _expect(self, rows: Tensor, table: Table, share: Tensor, *, update: bool) -> tuple[list[Tensor], Sums | None]:
-        """Memberships, log evidence and contrasts of some images of one half, and their sums for the maps."""
+    def _compared(self, rows: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+        """How much images have in common with the map of every state as they would see it, and its power."""
         stage, count = self.stage, table.shape[2]
-        sums = torch.zeros(count, stage.layout.count, 2, 2) if update else None
-        members, evidences, scales = [], [], []
+        found = [(torch.zeros(0, count), torch.zeros(0, count))]
         for part in rows.split(self.images.at_once(stage.plane.count, count)):
             values, factor = self.images.chosen(part, stage.plane.count)
             slices = gather_table(table, stage.layout, self.images.rotation[part], stage.plane, factor).flatten(1, 2)
-            fit, power = (values.flatten(1)[:, None] @ slices)[:, 0], slices.square().sum(1)
-            size = self.scale[part]
-            log = size[:, :1] * fit - size[:, 1:] / 2 * power + share.log()
-            evidence = torch.logsumexp(log, dim=1)
-            member = torch.exp(log - evidence[:, None])
-            size = self._contrast((member * fit).sum(1), (member * power).sum(1))
-            if sums is not None:
-                self._add(part, values, factor, member, size, sums)
-            members.append(member)
-            evidences.append(evidence)
-            scales.append(size)
-        if not members:
-            return [torch.zeros(0, count), torch.zeros(0), torch.zeros(0, 2)], sums
-        return [torch.cat(members), torch.cat(evidences), torch.cat(scales)], self._completed(sums)
+            found.append(((values.flatten(1)[:, None] @ slices)[:, 0], slices.square().sum(1)))
+        return torch.cat([fit for fit, _ in found]), torch.cat([power for _, power in found])
 
-    def _sums(self, rows: Tensor, member: Tensor) -> Sums:
-        sums = torch.zeros(member.shape[1], self.stage.layout.count, 2, 2)
-        at_once = self.images.at_once(self.stage.plane.count, 1)
-        for part, belongs in zip(rows.split(at_once), member.split(at_once), strict=True):
-            values, factor = self.images.chosen(part, self.stage.plane.count)
-            self._add(part, values, factor, belongs, self.scale[part], sums)
-        done = self._completed(sums)
-        assert done is not None
-        return done
+    def _judged(self, rows: Tensor, fit: Tensor, power: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Memberships, log evidence and contrasts; all views of a particle have the same memberships and evidence."""
+        size = self.scale[rows]
+        said = size[:, :1] * fit - size[:, 1:] / 2 * power
+        log = self.images.views[rows].summed(said) + share.log()
+        evidence = torch.logsumexp(log, dim=1)
+        member = torch.exp(log - evidence[:, None])
+        return member, evidence, self._contrast((member * fit).sum(1), (member * power).sum(1))
 
-    def _add(self, part: Tensor, values: Tensor, factor: Tensor, member: Tensor, size: Tensor, sums: Sums) -> None:
-        """Backproject images into the sums of every state that they belong to: signal, and how much is said of it."""
+    def _backprojected(self, rows: Tensor, member: Tensor, size: Tensor) -> Sums:
+        """The sums of every state over the images that belong to it: signal, and how much is said of it."""
+        stage = self.stage
+        sums = torch.zeros(member.shape[1], stage.layout.count, 2, 2)
         kept = torch.where(member > LEAST_MEMBERSHIP, member, 0)
         share = kept[..., None] * size[:, None]
-        scatter_shares(values, self.stage.layout, self.images.rotation[part], self.stage.plane, factor, share, sums)
+        at_once = self.images.at_once(stage.plane.count, 1)
+        for part, belongs in zip(rows.split(at_once), share.split(at_once), strict=True):
+            values, factor = self.images.chosen(part, stage.plane.count)
+            scatter_shares(values, stage.layout, self.images.rotation[part], stage.plane, factor, belongs, sums)
+        return self._completed(sums)
 
-    def _completed(self, sums: Sums | None) -> Sums | None:
+    def _completed(self, sums: Sums) -> Sums:
         """Sums that the plane x = 0 and the point group have been applied to."""
-        if sums is None:
-            return None
         stage = self.stage
         for total in sums:
             complete_axis_plane(total, stage.layout)
@@ -298,7 +292,7 @@ class Sorter:
         mean = (fit + inverse) / precision
         return torch.stack((mean, mean.square() + 1 / precision), dim=1)
 
-    def _with_scale(self, rows: Rows, found: tuple[Tensor, Tensor]) -> Sorter:
+    def _with_scale(self, rows: Rows, found: Contrasts) -> Sorter:
         """With the contrasts found, and their spread: what they vary by beyond the error of one image."""
         if self.spread == 0:
             return self

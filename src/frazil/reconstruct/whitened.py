@@ -31,6 +31,7 @@ from frazil.engine.processes import ALONE, Processes
 from frazil.engine.read_ahead import read_ahead
 from frazil.errors import InputError
 from frazil.inference.streamed import one_thread_per_operation
+from frazil.inference.views import Views
 from frazil.numerics.fourier import HalfPlane, images_to_coefficients
 from frazil.physics.grid import Grid
 
@@ -54,8 +55,9 @@ TILT_BAND = 6.0
 class WhitenedImages:
     """Coefficients of all particles in working order.
 
-    The first ``counts[0]`` images are half-set A, the others half-set B; ``order`` gives the row of the stack of each. All
-    that is small is known of every image, coefficients only of those that are this process's `own`.
+    The first ``counts[0]`` images are half-set A, the others half-set B; ``order`` gives the row of the stack of each,
+    ``views`` which of them show one particle. All that is small is known of every image, coefficients only of those that are
+    this process's `own`.
 
     Half precision is harmless: whitened values are around one, and rounding (1 part in 2000) is far below the noise.
 
@@ -91,6 +93,7 @@ class WhitenedImages:
         self.rotation = particles.pose.rotation[self.order].to(torch.float32).contiguous()
         self.optics = None if particles.optics is None else particles.optics[self.order]
         self.group = particles.group[self.order]
+        self.views = Views.of(particles)[self.order]
         self._stored_gain = self._gain = whitening(noise, self.plane)
         self.processes = processes
         self._own = processes.share(self.half(0)), processes.share(self.half(1))
@@ -165,6 +168,7 @@ class WhitenedImages:
         part = copy.copy(self)
         part.order, part.rotation, part.group = self.order[chosen], self.rotation[chosen], self.group[chosen]
         part.optics = None if self.optics is None else self.optics[chosen]
+        part.views = self.views[chosen]
         part._place = self._place[chosen]
         before = torch.cat((torch.zeros(1, dtype=torch.int64), chosen.cumsum(0))).tolist()
         part.counts = before[self.counts[0]], before[-1] - before[self.counts[0]]
