@@ -2,8 +2,9 @@
 
 Sets: `rigid` (5,000 images of a molecule without symmetry), `preferred` (most of them seen from one side), `junk` (a fifth is
 no molecule), `mixture` (8 molecules, 250 images each), the four sets of the cryoDRGN paper with a basis learnt at the found
-poses, and `apoferritin` (1,000 real particles, octahedral). Poses in the table are ignored. Each seed is a search of its own
-on the same images; results are kept one by one, and the table is of all that has been run.
+poses, the same with as many images of half as many particles (`-pairs`: two views each, at a tilt of 45°), and `apoferritin`
+(1,000 real particles, octahedral). Poses in the table are ignored. Each seed is a search of its own on the same images;
+results are kept one by one, and the table is of all that has been run.
 
     .venv/bin/python benchmarks/unknown_poses.py [--sets rigid apoferritin] [--seeds 10] [--data FOLDER]
 """
@@ -27,6 +28,7 @@ from measure import FRAZIL, REAL_DATA
 SIMULATED = ["--count", "5000", "--box", "64", "--pixel-size", "4", "--snr", "0.1", "--seed", "1"]
 MIXTURE = ["--set", "mix", "--states", "8", "--count", "2000", "--box", "48", "--snr", "0.15", "--snr-pixel-size", "8"]
 BASIS = ["--density", "basis"]
+PAIRS = ["--tilt-pairs", "45", "--count", "2500", *SIMULATED[2:]]
 # angle that a consistent pose of the real particles may differ by from two independent searches, degrees
 CONSISTENT = 8.0
 
@@ -47,7 +49,8 @@ CASES = (
     Case("junk", ("--set", "rigid", "--junk", "0.2", *SIMULATED)),
     Case("mixture", tuple(MIXTURE), ("--search.classes", "8"), 4.0),
     *(
-        Case(name, ("--set", name, *SIMULATED), tuple(flags), 10.0)
+        Case(f"{name}{pairs}", ("--set", name, *images), tuple(flags), 10.0)
+        for pairs, images in (("", SIMULATED), ("-pairs", PAIRS))
         for name, flags in (
             ("linear-1d", BASIS),
             ("linear-2d", BASIS),
