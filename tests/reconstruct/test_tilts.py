@@ -17,6 +17,7 @@ from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import complete_axis_plane, gather_table, table_corners
 from frazil.numerics.statistics import spearman
 from frazil.reconstruct.basis_job import measured_noise
+from frazil.reconstruct.expectation import Pass, said_by_all
 from frazil.reconstruct.growth import _kept_back, one_state
 from frazil.reconstruct.linear import Halves, evidence_of_the_other_half, expect
 from frazil.reconstruct.maximisation import Stage
@@ -107,6 +108,15 @@ def test_the_posterior_of_a_pair_is_that_of_one_image_twice_as_large(seen: Seen)
         marginal = torch.eye(len(left)).double() + directions @ directions.T
         log = (values @ values - left @ torch.linalg.solve(marginal, left) - torch.linalg.slogdet(marginal)[1]) / 2
         torch.testing.assert_close(evidence[image].double(), log, atol=0.02, rtol=1e-3)
+
+
+def test_what_images_say_can_be_limited_to_their_coarse_coefficients(seen: Seen) -> None:
+    coarse = int((seen.stage.plane.shell <= 5).sum())
+    plan = Pass(seen.stage.layout, seen.stage.plane, GaussianPrior(), informed=coarse)
+    gram, projection = said_by_all(seen.images, plan, seen.tables)
+    slices, values = (seen.model / seen.scale[:, :1, None])[:, : 2 * coarse], seen.values[:, : 2 * coarse]
+    torch.testing.assert_close(gram.double(), slices.mT @ slices, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(projection.double(), (slices.mT @ values[..., None])[..., 0], atol=1e-4, rtol=1e-4)
 
 
 def test_landmarks_are_weighed_by_both_views(seen: Seen) -> None:

@@ -97,11 +97,14 @@ class Pass:
     def said(self, images: WhitenedImages, rows: range, table: Table) -> Said:
         """What each of some of this process's images says of the weights, at a contrast of 1."""
         found: list[Said] = []
+        plane = self.plane
+        if self.informed is not None:  # what nothing is inferred from need not be looked at
+            plane = images.grid.half_plane(int(plane.shell[self.informed - 1]))
 
         def look(some: slice, values: Tensor, factor: Tensor) -> None:
-            found.append(self._compared(images, some, values, factor, table)[1])
+            found.append(replace(self, plane=plane)._compared(images, some, values, factor, table)[1])
 
-        images.each(rows, self.plane.count, table.shape[2], look)
+        images.each(rows, plane.count, table.shape[2], look)
         gram, projection = (torch.cat(parts) for parts in zip(*found, strict=True))
         return gram, projection
 
@@ -136,6 +139,7 @@ class Pass:
                 moments = self.prior.moments(together[0][some], together[1][some])
             size = self.scale.update(moments, gram, projection)
             mean, weighted = moments.first * size[:, :1], moments.second * size[:, 1, None, None]
+            told = (gram * size[:, 1, None, None]).sum(0)
             left = None
             if residual is not None:
                 left = seen[:, -1] - (mean[:, None] @ seen[:, :-1])[:, 0]
@@ -147,7 +151,7 @@ class Pass:
             if residual is not None and left is not None:
                 residual.index_add_(0, images.group[some], left)
             second.add_(weighted.sum(0))
-            information.add_((gram * size[:, 1, None, None]).sum(0))
+            information.add_(told)
             if not self.update:
                 covariances.append(_covariance(moments))
             if moments.share is not None:
