@@ -24,6 +24,7 @@ def test_images_of_different_particles_keep_what_they_have():
 
 def test_particles_are_numbered_as_they_come():
     assert MIXED.ordinal.tolist() == [0, 1, 1, 2, 0, 1]
+    assert MIXED.count.tolist() == [2, 3, 3, 1, 2, 3]
     assert MIXED.first.tolist() == [True, True, False, True, False, False]
     assert (MIXED.particles, MIXED.shared) == (3, True)
     assert MIXED[torch.tensor([5, 3, 0])].ordinal.tolist() == [0, 1, 2]

@@ -51,7 +51,7 @@ def test_every_promised_file_is_there_and_fits(learnt):
     point = torch.from_numpy(latent[0])
     first, second = (half.density(point).voxels(whole.grid) for half in (a, b))
     assert torch.corrcoef(torch.stack((first.flatten(), second.flatten())))[0, 1] > 0.5
-    assert "nats per particle of the other half" in (learnt / "log.txt").read_text()
+    assert "nats per image of the other half" in (learnt / "log.txt").read_text()
 
 
 def test_decode_opens_the_ensemble(run_frazil, learnt, tmp_path):

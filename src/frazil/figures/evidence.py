@@ -20,10 +20,10 @@ def gains(
     kept: int,
     title: str = "What latent coordinates explain of images not learnt from",
 ) -> tuple[Spec, Figure]:
-    """Gain in log evidence per particle for 0, 1, 2, ... latent coordinates, with the number that was kept.
+    """Gain in log evidence per image for 0, 1, 2, ... latent coordinates, with the number that was kept.
 
     Args:
-        gain: nats per particle over a rigid structure, of images that the volumes were not learnt from.
+        gain: nats per image over a rigid structure, of images that the volumes were not learnt from.
         error: its standard error. kept: the number of coordinates kept. title: heading of the figure.
 
     Raises:
@@ -39,7 +39,7 @@ def gains(
     axes.plot(kept, gain[kept], "o", color=COLOURS[1], markersize=8, zorder=5, label=f"kept: {kept}")
     axes.set_xticks(count if len(count) <= 21 else count[:: -(-len(count) // 20)])
     axes.set_xlabel("latent coordinates")
-    axes.set_ylabel("gain (nats per particle)")
+    axes.set_ylabel("gain (nats per image)")
     axes.margins(y=0.15)
     axes.set_title(title)
     axes.legend(loc="lower right")
@@ -75,7 +75,7 @@ def passes(records: Sequence[Mapping[str, object]], title: str = "Evidence by pa
         axes.plot(place + 1, values[place], "o-", color=colour, markersize=3.5, linewidth=1.2, label=stage)
         series.append({"name": stage, "x": as_list(place + 1), "y": as_list(values[place])})
     axes.set_xlabel("pass over the images")
-    axes.set_ylabel("log evidence (nats per particle)")
+    axes.set_ylabel("log evidence (nats per image)")
     axes.set_title(title)
     figure.legend(loc="outside lower left")
     return {"kind": "passes", "title": title, "series": series}, figure

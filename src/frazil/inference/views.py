@@ -8,6 +8,7 @@ own, nothing is added to anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -52,25 +53,29 @@ class Views:
         """Whether any particle is shown more than once."""
         return self.particles < len(self)
 
-    @property
+    @cached_property
     def first(self) -> Bool[Tensor, " images"]:
         """Whether an image is the first of its particle."""
-        return self._earliest() == torch.arange(len(self))
+        return self._earliest == torch.arange(len(self))
 
-    @property
+    @cached_property
     def ordinal(self) -> Int[Tensor, " images"]:
         """The particles numbered 0, 1, 2, ... in the order of their first images."""
-        earliest = self._earliest()
-        return (earliest == torch.arange(len(self))).cumsum(0)[earliest] - 1
+        return self.first.cumsum(0)[self._earliest] - 1
+
+    @cached_property
+    def count(self) -> Int[Tensor, " images"]:
+        """How many views there are of the particle that each image shows."""
+        return torch.bincount(self.ordinal)[self.ordinal]
 
     def summed(self, values: Float[Tensor, "images *more"]) -> Float[Tensor, "images *more"]:
         """For each image the sum over all images of its particle."""
         if not self.shared:
             return values
-        ordinal = self.ordinal
-        sums = values.new_zeros(int(ordinal.max()) + 1, *values.shape[1:])
-        return sums.index_add_(0, ordinal, values)[ordinal]
+        sums = values.new_zeros(self.particles, *values.shape[1:])
+        return sums.index_add_(0, self.ordinal, values)[self.ordinal]
 
+    @cached_property
     def _earliest(self) -> Tensor:
         """For each image the first image of its particle."""
         number = torch.unique(self.particle, return_inverse=True)[1]

@@ -37,7 +37,7 @@ def tell(job: Job, metrics: Metrics, grid: Grid, name: str, state: BasisState) -
         metrics.add(line)
     if name == "number of directions":
         for count, (gain, error) in enumerate(state.gains):
-            job.log(f"{count} latent coordinates: {gain:+.3f} ± {error:.3f} nats per particle of the other half")
+            job.log(f"{count} latent coordinates: {gain:+.3f} ± {error:.3f} nats per image of the other half")
         job.log(f"latent coordinates kept: {state.halves.a.shape[0] - 1}")
     if name == "states side by side":
         job.log(f"{state.halves.a.shape[0]} states are told apart by the images")
@@ -46,7 +46,7 @@ def tell(job: Job, metrics: Metrics, grid: Grid, name: str, state: BasisState) -
 
 
 def write_gains(state: BasisState, folder: Path, processes: Processes) -> None:
-    """What each number of latent coordinates explains of a particle of the other half, as CSV: nats over a rigid map."""
+    """What each number of latent coordinates explains of an image of the other half, as CSV: nats over a rigid map."""
     if not state.gains or not processes.first:
         return
     rows = [f"{count},{gain:.6f},{error:.6f}" for count, (gain, error) in enumerate(state.gains)]

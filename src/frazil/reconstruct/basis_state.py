@@ -27,8 +27,8 @@ class BasisState:
         share: of the images in each state while states are maps of their own, one for each volume of the halves.
         whole: which of those states were found to be indivisible at this band. placed: latents of all images in the linear
             model, from which states divide.
-        evidence: mean log evidence per particle after each pass. gains: what each number of directions explains of the images
-            of the other half, per particle, with its standard error; empty before the choice.
+        evidence: mean log evidence per image after each pass. gains: what each number of directions explains of the images
+            of the other half, per image, with its standard error; empty before the choice.
     """
 
     halves: Halves

@@ -32,7 +32,7 @@ from frazil.reconstruct.conformations import (
 MOST_CURVES = 3
 # states drawn and told one by one, most populated first
 MOST_STATES = 20
-# a gain below this is too little to be seen in maps (nats per particle)
+# a gain below this is too little to be seen in maps (nats per image)
 HARDLY_ANY = 0.05
 # below this share of its variance a coordinate is more error than conformation
 HARDLY_KNOWN = 0.5
@@ -182,9 +182,7 @@ def motion_within(job: Job) -> Section | None:
     found = sorted(job.outputs.glob("component_*/particles.star"), key=lambda path: int(path.parent.name.split("_")[1]))
     if not found:
         return None
-    rows: list[Sequence[object]] = [
-        ("state", "latent coordinates", "best known to", "nats per particle", "open it with")
-    ]
+    rows: list[Sequence[object]] = [("state", "latent coordinates", "best known to", "nats per image", "open it with")]
     for folder in (path.parent for path in found):
         count, known, gain = 0, None, None
         if (folder / "latent.npy").exists():
@@ -199,8 +197,8 @@ def motion_within(job: Job) -> Section | None:
     section = Section(
         "Motion within the states",
         "What moves in each state, learnt from the images that most likely are of it and from no others. A state without"
-        " latent coordinates is rigid as far as its images can tell, or has too few of them. Nats per particle say by how"
-        " much the motion explains a particle of the other half better than one rigid map of the state does.",
+        " latent coordinates is rigid as far as its images can tell, or has too few of them. Nats per image say by how much"
+        " the motion explains an image of the other half better than one rigid map of the state does.",
     )
     section.tables.append(rows)
     return section
@@ -272,8 +270,8 @@ def choice_section(gain: list[float], error: list[float], kept: int) -> Section:
     section = Section(
         "How many latent coordinates",
         "Directions of change were learnt from each half of the particles and tried on the images of the other half, which"
-        " had no part in them. The gain says by how much they explain a particle better than one rigid map; a direction that"
-        f" is noise explains nothing. {kept} kept: {total:.3g} ± {error[kept]:.1g} nats per particle.{most}",
+        " had no part in them. The gain says by how much they explain an image better than one rigid map; a direction that"
+        f" is noise explains nothing. {kept} kept: {total:.3g} ± {error[kept]:.1g} nats per image.{most}",
     )
     section.figures["gains"] = evidence.gains(gain, error, kept)
     return section

@@ -41,8 +41,9 @@ class Expectation:
     Attributes:
         gradient: of the expected log likelihood, on the table. second: mean of ``E[s^2] E[c c^T]`` over the images.
         information: mean over the images of ``E[s^2] A^T A``, how well an image tells the weights apart.
-        first, evidence, share: of the particle that every image shows, see `Moments`. covariance: of (c_1, ..., c_K); None
-            when the gradient was wanted instead. scale: E[s] and E[s^2] of every image.
+        first, share: of the particle that every image shows, see `Moments`. covariance: of (c_1, ..., c_K); None when the
+            gradient was wanted instead. evidence: an image's part of that of its particle. scale: E[s] and E[s^2] of every
+            image.
         residual: mean of ``|y - E[s] A E[c]|^2`` of every coefficient, for each optics group; None when not asked for.
     """
 
@@ -165,7 +166,7 @@ class Pass:
             second,
             information,
             torch.cat([first for first, _, _ in found]),
-            torch.cat([evidence for _, evidence, _ in found]),
+            torch.cat([evidence for _, evidence, _ in found]) / images.views.count[rows.start : rows.stop],
             torch.cat(shares) if shares else None,
             torch.cat([size for _, _, size in found]),
             residual,

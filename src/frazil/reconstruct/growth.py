@@ -67,7 +67,7 @@ class Division:
     """Two states in the place of one.
 
     Attributes:
-        gain: log likelihood of a particle under two states against one, mean over the images that were kept back.
+        gain: log likelihood of an image under two states against one, mean over the images that were kept back.
         error: its standard error. second: which of the images are in the second state.
     """
 

@@ -191,20 +191,20 @@ def _in_one_frame(a: Volumes, b: Volumes, told_a: Tensor, told_b: Tensor) -> tup
 def evidence_of_the_other_half(
     images: WhitenedImages, halves: Halves, stage: Stage
 ) -> Float[Tensor, "particles dimensions"]:
-    """Log evidence of every particle under the first 0, 1, ..., K directions that the other half has learnt."""
+    """Log evidence per image of every particle under the first 0, 1, ..., K directions that the other half has learnt."""
     tables = stage.tables((halves.b, halves.a))
     plan = Pass(stage.layout, stage.plane, GaussianPrior(), update=False)
 
     once = images.views.first
     gram, projection = (images.views.summed(part)[once] for part in said_by_all(images, plan, tables))
     nested = [GaussianPrior().moments(gram[:, :k, :k], projection[:, :k]).evidence for k in range(1, gram.shape[1] + 1)]
-    return torch.stack(nested, dim=1)
+    return torch.stack(nested, dim=1) / images.views.count[once, None]
 
 
 def dimensions_told(evidence: Float[Tensor, "particles dimensions"]) -> int:
     """The number of directions that the images of the other half clearly ask for.
 
-    A larger number replaces a smaller one where the mean gain per particle exceeds `CLEARLY_BETTER` of its standard errors
+    A larger number replaces a smaller one where the mean gain per image exceeds `CLEARLY_BETTER` of its standard errors
     and is `WORTHWHILE`.
     """
     best = 0

@@ -186,7 +186,7 @@ class Sorter:
     def weighed(
         self, tables: tuple[Table, Table], share: Float[Tensor, " states"], rows: Rows
     ) -> tuple[Members, Float[Tensor, " images"]]:
-        """Memberships of some images against maps, and the log evidence of the particle that each shows."""
+        """Memberships and log evidence of some images against maps."""
         return self._expected(rows, tables, share)[:2]
 
     def maximised(self, sums: tuple[Sums, Sums], members: Members, known: Correlations) -> States:
@@ -237,13 +237,13 @@ class Sorter:
         return torch.cat([fit for fit, _ in found]), torch.cat([power for _, power in found])
 
     def _judged(self, rows: Tensor, fit: Tensor, power: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Memberships, log evidence and contrasts; all views of a particle have the same memberships and evidence."""
-        size = self.scale[rows]
+        """Memberships, log evidence and contrasts; the views of a particle share its memberships, and its evidence out."""
+        size, views = self.scale[rows], self.images.views[rows]
         said = size[:, :1] * fit - size[:, 1:] / 2 * power
-        log = self.images.views[rows].summed(said) + share.log()
+        log = views.summed(said) + share.log()
         evidence = torch.logsumexp(log, dim=1)
         member = torch.exp(log - evidence[:, None])
-        return member, evidence, self._contrast((member * fit).sum(1), (member * power).sum(1))
+        return member, evidence / views.count, self._contrast((member * fit).sum(1), (member * power).sum(1))
 
     def _backprojected(self, rows: Tensor, member: Tensor, size: Tensor) -> Sums:
         """The sums of every state over the images that belong to it: signal, and how much is said of it."""
