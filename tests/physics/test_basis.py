@@ -94,3 +94,11 @@ def test_other_units_of_the_latent_decode_the_same(ensemble):
     latent = torch.full((ensemble.latent_dim,), 0.4)
     before = ensemble.density(latent).voxels(ensemble.grid)
     torch.testing.assert_close(ensemble.in_units(unit).density(latent * unit).voxels(ensemble.grid), before)
+
+
+def test_a_step_that_leads_nowhere_ends_the_search_for_the_latent_of_a_map() -> None:
+    """Between landmarks that are far apart the coefficients hardly change, and a step is longer than numbers go."""
+    volumes = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    far = Landmarks(torch.tensor([[0.0], [1000.0]]), torch.tensor([[0.0], [1.0]]), torch.tensor([104.0]))
+    ensemble = BasisEnsemble(volumes, Grid(8, 1.0), far)
+    assert ensemble.project_volume(volumes[0] + 0.3 * volumes[1]).tolist() == [0.0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,16 +241,29 @@ def test_pairs_are_nearer_the_truth_than_single_views(
     assert together > 0.9 and 1 - together < 0.8 * (1 - alone)
 
 
-def test_analysis_and_evaluation_take_a_job_of_pairs(
-    run_frazil: Any, learnt: Path, pairs: Path, tmp_path: Path
-) -> None:
-    done = run_frazil("evaluate", learnt, "--truth", pairs.parent.parent, "--json")
-    assert done.code == 0, done.stderr
+def test_a_particle_is_judged_once(run_frazil: Any, learnt: Path, pairs: Path, tmp_path: Path) -> None:
+    """Whatever stands in the row of its second view."""
+    shutil.copytree(learnt, tmp_path / "job")
+    latent = np.load(learnt / "outputs" / "latent.npy")
+    latent[1::2] = 0
+    np.save(tmp_path / "job" / "outputs" / "latent.npy", latent)
+    figures = []
+    for job in (learnt, tmp_path / "job"):
+        done = run_frazil("evaluate", job, "--truth", pairs.parent.parent, "--images", 4, "--json")
+        assert done.code == 0, done.stderr
+        figures.append(json.loads(done.stdout))
+    assert figures[0]["latent"] == figures[1]["latent"]
+    assert figures[0]["calibration"]["coverage_90"] == figures[1]["calibration"]["coverage_90"]
+
+
+def test_analysis_takes_a_job_of_pairs(run_frazil: Any, learnt: Path, tmp_path: Path) -> None:
     words = ("--clusters", 2, "--steps", 2, "--box", 12, "--umap", "never")
     done = run_frazil("analyze", learnt, *words, "--out", tmp_path / "analysis")
     assert done.code == 0, done.stderr
-    state = (tmp_path / "analysis" / "outputs" / "states.star").read_text()
-    assert state.count("@") == 400
+    states = read_particles(tmp_path / "analysis" / "outputs" / "states.star", need_images=False)
+    state = states.table["particles"].numbers("frazilState")
+    assert len(state) == 400
+    np.testing.assert_array_equal(state[::2], state[1::2])
 
 
 def test_states_of_pairs_hold_whole_particles(run_frazil: Any, tmp_path: Path) -> None:
