@@ -27,6 +27,7 @@ from frazil.data.star import read_star
 from frazil.data.table import Table
 from frazil.data.text import list_stack, list_stacks
 from frazil.data.tilts import TiltViews
+from frazil.data.views import ParticleViews
 from frazil.errors import InputError
 from frazil.physics.grid import Grid
 from frazil.physics.optics import Optics
@@ -105,6 +106,12 @@ class Particles:
     def tilts(self) -> TiltViews | None:
         """Which rows are views of one particle, and their known tilts; None when the table tells of none."""
         return None if self.listing.tilts is None else self.listing.tilts[torch.from_numpy(self.rows)]
+
+    @property
+    def views(self) -> ParticleViews:
+        """Which rows show one particle: each a particle of its own where the table tells of no tilts."""
+        tilts = self.tilts
+        return ParticleViews(torch.arange(self.count) if tilts is None else tilts.particle)
 
     @property
     def table(self) -> Table:

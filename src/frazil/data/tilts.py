@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from frazil.data.table import Block
+from frazil.data.views import ParticleViews
 from frazil.errors import InputError
 from frazil.numerics.rotations import rotation_about_y, rotation_about_z
 
@@ -52,8 +53,7 @@ class TiltViews:
 
     def first_rows(self) -> Int[Tensor, " images"]:
         """For each image the first image of its particle."""
-        _, first, group = np.unique(self.particle.numpy(), return_index=True, return_inverse=True)
-        return torch.from_numpy(first[group.reshape(-1)])
+        return ParticleViews(self.particle).earliest
 
 
 def read_tilts(block: Block) -> TiltViews | None:

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int
 from frazil.data.npy import read_npy
 from frazil.data.stack import Particles, read_particles
 from frazil.data.truth import Truth
+from frazil.data.views import ParticleViews
 from frazil.errors import InputError
-from frazil.inference.views import Views
 from frazil.physics.pose import Pose
 
 _KINDS = {"latent": "latents", "latent_covariance": "covariances", "component": "components"}
@@ -36,7 +36,7 @@ class Scored:
     rows: Int[np.ndarray, " judged"]
     count: int
     pose: Pose | None
-    views: Views
+    views: ParticleViews
 
     @property
     def true_pose(self) -> Pose:
@@ -94,7 +94,7 @@ def scored_particles(outputs: Path, truth: Truth, listed: Path | None) -> Scored
         raise InputError("no particle is left to judge", where=listed or path, remedy="list particles of the result")
     judged = np.flatnonzero(kept)
     pose = None if found is None or found.pose is None else found.pose[torch.from_numpy(judged)]
-    views = Views(torch.arange(len(rows))) if found is None else Views.of(found)
+    views = ParticleViews(torch.arange(len(rows))) if found is None else found.views
     return Scored(truth.select(rows[judged]), judged, len(rows), pose, views[torch.from_numpy(judged)])
 
 

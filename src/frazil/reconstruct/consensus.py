@@ -20,7 +20,6 @@ from frazil.engine.processes import Processes
 from frazil.errors import InputError
 from frazil.inference.backproject import backproject, noise_weights
 from frazil.inference.half_map import PADDING, HalfMap
-from frazil.inference.views import Views
 from frazil.numerics.rotation_grid import half_turned
 from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
@@ -309,7 +308,7 @@ def checked_particles(particles: Particles, config: Config) -> Particles:
         )
     half_set = particles.half_set
     if half_set is None:
-        views, generator = Views.of(particles), torch.Generator().manual_seed(config.seed)
+        views, generator = particles.views, torch.Generator().manual_seed(config.seed)
         half_set = (torch.randperm(views.particles, generator=generator) % 2)[views.ordinal]
         particles = particles.with_half_set(half_set)
     if particles.count > 1 and len(half_set.unique()) < 2:
@@ -346,7 +345,7 @@ def describe(particles: Particles, reference: Grid) -> str:
     """One line about the input."""
     optics = "no CTF: images are taken as they are" if particles.optics is None else "CTF"
     groups = f", {len(particles.grids)} optics groups" if len(particles.grids) > 1 else ""
-    views = Views.of(particles)
+    views = particles.views
     seen = (
         f"{particles.count} views of {views.particles} particles,"
         if views.shared

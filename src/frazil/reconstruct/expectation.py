@@ -202,7 +202,7 @@ def said_by_all(images: WhitenedImages, plan: Pass, tables: tuple[Table, Table])
 def said_together(
     images: WhitenedImages, plan: Pass, tables: tuple[Table, Table], scale: Float[Tensor, "images 2"]
 ) -> Said | None:
-    """For each image what all views of its particle say, see `Views`; None where there is one of each.
+    """For each image what all views of its particle say, see `ParticleViews`; None where there is one of each.
 
     A meeting of the processes.
     """

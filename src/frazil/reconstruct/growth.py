@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from frazil.inference.views import Views
+from frazil.data.views import ParticleViews
 from frazil.reconstruct.linear import WORTHWHILE
 from frazil.reconstruct.states import Members, Rows, Sorter, States
 
@@ -203,7 +203,7 @@ def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Div
     return division
 
 
-def _kept_back(rows: Rows, views: Views) -> tuple[Rows, Rows]:
+def _kept_back(rows: Rows, views: ParticleViews) -> tuple[Rows, Rows]:
     """Images to learn from and images to judge by; neighbours in this order look from nearly the same side."""
     kept = [views[half].ordinal % KEPT_BACK == KEPT_BACK - 1 for half in rows]
     return (rows[0][~kept[0]], rows[1][~kept[1]]), (rows[0][kept[0]], rows[1][kept[1]])

@@ -31,7 +31,6 @@ from frazil.engine.processes import ALONE, Processes
 from frazil.engine.read_ahead import read_ahead
 from frazil.errors import InputError
 from frazil.inference.streamed import one_thread_per_operation
-from frazil.inference.views import Views
 from frazil.numerics.fourier import HalfPlane, images_to_coefficients
 from frazil.physics.grid import Grid
 
@@ -93,7 +92,7 @@ class WhitenedImages:
         self.rotation = particles.pose.rotation[self.order].to(torch.float32).contiguous()
         self.optics = None if particles.optics is None else particles.optics[self.order]
         self.group = particles.group[self.order]
-        self.views = Views.of(particles)[self.order]
+        self.views = particles.views[self.order]
         self._stored_gain = self._gain = whitening(noise, self.plane)
         self.processes = processes
         self._own = processes.share(self.half(0)), processes.share(self.half(1))

@@ -2,10 +2,10 @@
 
 import torch
 
-from frazil.inference.views import Views
+from frazil.data.views import ParticleViews
 
 # particles 7, 2 and 5 in that order; 2 is seen three times
-MIXED = Views(torch.tensor([7, 2, 2, 5, 7, 2]))
+MIXED = ParticleViews(torch.tensor([7, 2, 2, 5, 7, 2]))
 
 
 def test_each_image_gets_the_sum_over_its_particle():
@@ -17,9 +17,9 @@ def test_each_image_gets_the_sum_over_its_particle():
 
 def test_images_of_different_particles_keep_what_they_have():
     values = torch.randn(4, 3)
-    assert Views(torch.tensor([3, 1, 2, 0])).summed(values) is values
+    assert ParticleViews(torch.tensor([3, 1, 2, 0])).summed(values) is values
     none = torch.zeros(0, 3)
-    assert Views(torch.zeros(0, dtype=torch.int64)).summed(none) is none
+    assert ParticleViews(torch.zeros(0, dtype=torch.int64)).summed(none) is none
 
 
 def test_particles_are_numbered_as_they_come():

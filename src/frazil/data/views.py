@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from frazil.data.stack import Particles
-
 
 @final
 @dataclass(frozen=True)
-class Views:
+class ParticleViews:
     """Which particle each image shows.
 
     Attributes:
@@ -30,18 +27,12 @@ class Views:
 
     particle: Int[Tensor, " images"]
 
-    @staticmethod
-    def of(particles: Particles) -> Views:
-        """As the table of a stack tells, a particle to each image where it tells of no tilts."""
-        tilts = particles.tilts
-        return Views(torch.arange(particles.count) if tilts is None else tilts.particle.to(torch.int64))
-
     def __len__(self) -> int:
         return len(self.particle)
 
-    def __getitem__(self, rows: Any) -> Views:
+    def __getitem__(self, rows: Any) -> ParticleViews:
         """Of some of the images, in the order asked for."""
-        return Views(self.particle[rows])
+        return ParticleViews(self.particle[rows])
 
     @property
     def particles(self) -> int:
@@ -56,12 +47,12 @@ class Views:
     @cached_property
     def first(self) -> Bool[Tensor, " images"]:
         """Whether an image is the first of its particle."""
-        return self._earliest == torch.arange(len(self))
+        return self.earliest == torch.arange(len(self))
 
     @cached_property
     def ordinal(self) -> Int[Tensor, " images"]:
         """The particles numbered 0, 1, 2, ... in the order of their first images."""
-        return self.first.cumsum(0)[self._earliest] - 1
+        return self.first.cumsum(0)[self.earliest] - 1
 
     @cached_property
     def count(self) -> Int[Tensor, " images"]:
@@ -76,7 +67,7 @@ class Views:
         return sums.index_add_(0, self.ordinal, values)[self.ordinal]
 
     @cached_property
-    def _earliest(self) -> Tensor:
+    def earliest(self) -> Int[Tensor, " images"]:
         """For each image the first image of its particle."""
         number = torch.unique(self.particle, return_inverse=True)[1]
         first = torch.full((len(self),), len(self)).scatter_reduce_(0, number, torch.arange(len(self)), "amin")
