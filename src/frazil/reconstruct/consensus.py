@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +23,8 @@ from frazil.numerics.symmetry import point_group
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
-from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps
+from frazil.reconstruct.maps import Consensus, contrast_of, finish_maps, fsc_table
+from frazil.reconstruct.tilt_pairs import check_half_sets, notes_on_tilts
 
 if TYPE_CHECKING:
     from frazil.reconstruct.refine import Refinement
@@ -53,7 +52,7 @@ def reconstruct(config: Config, job: Job) -> None:
     check_molecules(particles, config)
     check_shares(particles, job.processes)
     job.log(describe(particles, reference))
-    for note in on_tilts(particles, config):
+    for note in notes_on_tilts(particles, config):
         job.log(note)
     found = None
     if config.poses == "amortised":
@@ -229,29 +228,12 @@ def check_stack(particles: Particles, config: Config) -> None:
         return
     if config.basis.focus_mask is not None:
         checked_mask(config.basis.focus_mask, grid, "focus mask")
-    check_views(particles)
+    check_half_sets(particles)
     if 2 * config.basis.components > particles.count:
         raise InputError(
             f"{config.basis.components} states of {particles.count} particles",
             where="--basis.components",
             remedy=f"give at most {particles.count // 2}",
-        )
-
-
-def check_views(particles: Particles) -> None:
-    """Refuse half-sets that divide the views of a particle: the halves of what is learnt would know of each other.
-
-    Raises:
-        InputError: with the first row whose half-set is not that of its particle.
-    """
-    if particles.tilts is None or particles.half_set is None:
-        return
-    wrong = torch.nonzero(particles.half_set != particles.half_set[particles.tilts.first_rows()])[:, 0]
-    if len(wrong):
-        raise InputError(
-            "the views of a particle at several tilts are in different half-sets",
-            where=particles.listing.block.where(int(particles.rows[int(wrong[0])])),
-            remedy="leave rlnRandomSubset out, or give all rows of a rlnGroupName the same",
         )
 
 
@@ -354,20 +336,6 @@ def describe(particles: Particles, reference: Grid) -> str:
     return f"{seen} {reference.box_size} px at {reference.pixel_size:g} Å/px{groups}, {optics}"
 
 
-def on_tilts(particles: Particles, config: Config) -> list[str]:
-    """What becomes of the table's tilts: which views share what, and which are strangers to each other."""
-    if particles.tilts is None:
-        return []
-    notes = []
-    if particles.pose is None or config.ignore_poses or config.poses in ("search", "amortised"):
-        notes.append("poses are looked for in every image by itself: the known tilts between views are not used")
-    if config.made_of == "basis":
-        notes.append("the views of a particle share one latent")
-    if config.made_of == "field":
-        notes.append("an encoder looks at every image by itself: each view of a particle gets a latent of its own")
-    return notes
-
-
 def planned_memory(particles: Particles, reference: Grid) -> int:
     """Bytes at the peak: both halves, their completion, one padded real-space map with its spectrum, a chunk of images."""
     padded = (PADDING * reference.box_size) ** 3 * 4
@@ -425,16 +393,3 @@ def write_outputs(
     write_text(folder / "fsc.csv", fsc_table(consensus))
     extra = None if scale is None else {SCALE_COLUMN: scale}
     write_particles_star(particles, folder / "particles.star", extra=extra)
-
-
-def fsc_table(consensus: Consensus) -> str:
-    """The FSC curves as CSV: shell, resolution (Å), and one column per curve."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("shell", "resolution", "unmasked", "masked", "randomised", "corrected"))
-    curves = consensus.correlation
-    rows = zip(curves.unmasked, curves.masked, curves.randomised, curves.corrected, strict=True)
-    for shell, values in enumerate(rows):
-        resolution = consensus.grid.resolution_of(shell)
-        writer.writerow((shell, f"{resolution:.4f}", *(f"{float(value):.6f}" for value in values)))
-    return text.getvalue()

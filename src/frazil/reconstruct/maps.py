@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass
 from typing import final
 
@@ -152,3 +154,16 @@ def finish_maps(
     quiet = both * solvent_window(mask, grid)
     filtered, sharpened = filter_shells(quiet, full), filter_shells(quiet, sharpening)
     return Consensus(half_a, half_b, filtered, sharpened, mask, correlation, grid, b_factor)
+
+
+def fsc_table(consensus: Consensus) -> str:
+    """The FSC curves as CSV: shell, resolution (Å), and one column per curve."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("shell", "resolution", "unmasked", "masked", "randomised", "corrected"))
+    curves = consensus.correlation
+    rows = zip(curves.unmasked, curves.masked, curves.randomised, curves.corrected, strict=True)
+    for shell, values in enumerate(rows):
+        resolution = consensus.grid.resolution_of(shell)
+        writer.writerow((shell, f"{resolution:.4f}", *(f"{float(value):.6f}" for value in values)))
+    return text.getvalue()
