@@ -30,7 +30,7 @@ CORE, NEIGHBOURHOOD = 0.5, 0.04
 # differences above this share of the strongest density count by their size, smaller ones by their square
 SMALL = 0.03
 # comparisons of two maps in a fit at most, fits by turns, and rounds in which all are laid on their median
-COMPARISONS, TURNS, ROUNDS = 12, 6, 2
+COMPARISONS, TURNS, ROUNDS = 12, 6, 8
 
 
 @final
@@ -55,8 +55,9 @@ class StillFrames:
 def still_frames(maps: Float[Tensor, "maps n n n"], places: Float[Tensor, "maps latent"], grid: Grid) -> StillFrames:
     """The frames of maps in which most of the molecule stands still; that of the most central map is kept.
 
-    From there every map is laid on the one of its neighbours that is nearest in the latent space, where little has moved;
-    then all on the median of all.
+    Every map is laid on the one of its neighbours in the latent space that lies already, where little has moved; then all
+    on the median of all, by the half that changes least over all of the motion. The latter begins with the frames as they
+    are, too, and the frames in which that half changes less are taken.
 
     Args:
         maps: filtered, without their solvent. places: latents of the conformations. grid: of the maps.
@@ -64,13 +65,11 @@ def still_frames(maps: Float[Tensor, "maps n n n"], places: Float[Tensor, "maps 
     box = min(grid.box_size, LARGEST_BOX)
     values = fourier_resize(maps.double(), box, 3) if box < grid.box_size else maps.double()
     shown = [_Map((volume / volume.abs().max().clamp(min=1e-30)).numpy()) for volume in values]
-    found = _chained(shown, places.double())
-    for _ in range(ROUNDS if len(maps) > 2 else 0):
-        moved = np.stack([one.moved(frame) for one, frame in zip(shown, found, strict=True)])
-        median = _Map(np.median(moved, axis=0))
-        inside = median.inside()
-        core = _best_half(np.abs(moved - median.values).mean(0), median.values, inside)
-        found = [_fitted(median, one, frame, core) for one, frame in zip(shown, found, strict=True)]
+    first = int(torch.cdist(places.double(), places.double()).sum(1).argmin())
+    starts = [_chained(shown, places.double(), first), [_SAME] * len(shown)]
+    found = min((_on_median(shown, frames) for frames in starts), key=lambda pair: pair[0])[1]
+    kept = found[first].inverse()
+    found = [kept.then(frame) for frame in found]
     turns, offsets = zip(*((frame.turn.as_matrix(), frame.offset) for frame in found), strict=True)
     return StillFrames(torch.from_numpy(np.stack(turns)), torch.from_numpy(np.stack(offsets)) * (grid.extent / box))
 
@@ -82,6 +81,18 @@ class _Frame:
 
     turn: Rotation
     offset: Float[np.ndarray, " 3"]
+
+    def inverse(self) -> _Frame:
+        """Where the points of the map are in the still molecule."""
+        back = self.turn.inv()
+        return _Frame(back, -back.apply(self.offset))
+
+    def then(self, other: _Frame) -> _Frame:
+        """This movement first, and the other after it."""
+        return _Frame(other.turn * self.turn, other.turn.apply(self.offset) + other.offset)
+
+
+_SAME = _Frame(Rotation.identity(), np.zeros(3))
 
 
 @final
@@ -120,12 +131,23 @@ def points_of(box: int) -> Float[np.ndarray, "points 3"]:
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)[:, ::-1].astype(np.float64)
 
 
-def _chained(shown: list[_Map], places: Float[Tensor, "maps latent"]) -> list[_Frame]:
-    """Every map laid on its nearest neighbour among those that lie already, the most central one first."""
+def _on_median(shown: list[_Map], frames: list[_Frame]) -> tuple[float, list[_Frame]]:
+    """All maps laid on their median, in rounds; with how much the half that changes least changes still."""
+    change = np.inf
+    for _ in range(ROUNDS):
+        moved = np.stack([one.moved(frame) for one, frame in zip(shown, frames, strict=True)])
+        median = _Map(np.median(moved, axis=0))
+        apart = np.abs(moved - median.values).mean(0)
+        core = _best_half(apart, median.values, median.inside())
+        change = float(apart[core].mean() / median.values[core].mean())
+        frames = [_fitted(median, one, frame, core) for one, frame in zip(shown, frames, strict=True)]
+    return change, frames
+
+
+def _chained(shown: list[_Map], places: Float[Tensor, "maps latent"], first: int) -> list[_Frame]:
+    """Every map laid on its nearest neighbour among those that lie already, which is the first one to begin with."""
     apart = torch.cdist(places, places)
-    first = int(apart.sum(1).argmin())
-    found = {first: _Frame(Rotation.identity(), np.zeros(3))}
-    still = {first: shown[first]}
+    found, still = {first: _SAME}, {first: shown[first]}
     while len(found) < len(shown):
         left = [each for each in range(len(shown)) if each not in found]
         there = list(found)
