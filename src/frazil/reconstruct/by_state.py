@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # conformations at most, particles that each should have, and that a half-set needs for a map
 MOST_STATES, PARTICLES_OF_A_STATE, FEWEST = 16, 300, 20
 # rounds of refinement of each conformation
-ROUNDS = 8
+ROUNDS = 5
 
 
 @final
@@ -143,7 +143,8 @@ def refine_states(particles: Particles, found: Sorted, reference: Grid, config: 
             rows = torch.nonzero(found.state == state)[:, 0]
             halves = torch.bincount(particles.half_set[rows], minlength=2)
             if int(halves.min()) >= max(FEWEST, job.processes.count):
-                refined = refine(particles[rows], reference, own, job, f"state_{number}_{state:02d}", quiet=True)
+                name = f"state_{number}_{state:02d}"
+                refined = refine(particles[rows], reference, own, job, name, quiet=True, biased=True)
                 pose = refined.particles.pose
                 assert pose is not None
                 rotation[rows], shift[rows] = pose.rotation, pose.shift

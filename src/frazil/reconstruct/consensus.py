@@ -33,7 +33,7 @@ GIB = 1024**3
 # how strong a particle is in its image, 1 on average
 SCALE_COLUMN = "frazilScale"
 # rounds of refinement by conformation where poses were found here: of a motion, of discrete states, which take longer
-BY_STATE, BY_DISCRETE_STATE = 2, 1
+BY_STATE, BY_DISCRETE_STATE = 3, 1
 
 
 def reconstruct(config: Config, job: Job) -> None:

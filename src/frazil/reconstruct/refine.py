@@ -104,7 +104,14 @@ class Refinement:
 
 
 def refine(
-    particles: Particles, reference: Grid, config: Config, job: Job, name: str = "refinement", *, quiet: bool = False
+    particles: Particles,
+    reference: Grid,
+    config: Config,
+    job: Job,
+    name: str = "refinement",
+    *,
+    quiet: bool = False,
+    biased: bool = False,
 ) -> Refinement:
     """Rounds of refinement, beginning with the poses of the particles; a job that was killed goes on after its last round.
 
@@ -112,14 +119,15 @@ def refine(
 
     Args:
         particles: with poses and half-sets. reference: the grid of the maps. name: of the checkpoint. quiet: say nothing of
-            the rounds.
+            the rounds. biased: the poses were made with another map. Half-maps then agree too well at first and the poses
+            lie nearer to that map than to the truth: so all rounds are done, the last is kept, and the prior stays wide.
 
     Raises:
         InputError: if nothing is to be refined, the images differ in box or pixel size, a beam tilt is asked for that cannot
             be seen, or memory is too small.
     """
     check_refinement(particles, config.refine)
-    return Refiner(particles, reference, config, job, name, quiet=quiet).run()
+    return Refiner(particles, reference, config, job, name, quiet=quiet, biased=biased).run()
 
 
 def check_refinement(particles: Particles, settings: RefineConfig) -> None:
@@ -149,10 +157,10 @@ class Refiner:
     """Carries out the rounds of a stack."""
 
     def __init__(
-        self, particles: Particles, reference: Grid, config: Config, job: Job, name: str, *, quiet: bool = False
+        self, particles: Particles, reference: Grid, config: Config, job: Job, name: str, *, quiet: bool, biased: bool
     ) -> None:
         assert particles.pose is not None
-        self.quiet = quiet
+        self.quiet, self.biased = quiet, biased
         self.particles, self.reference, self.config, self.job = particles, reference, config, job
         self.settings, self.grid = config.refine, particles.grid
         self.known = Pose(particles.pose.rotation[:, None].double(), particles.pose.shift[:, None].double())
@@ -170,8 +178,8 @@ class Refiner:
             curve = consensus.correlation.corrected.float()[None]
             correlation = torch.cat((state.correlation, curve))
             agreement = correlation[:, 1:].mean(1)
-            best = state if int(agreement.argmax()) == state.number else best
-            if state.number == self.settings.rounds or _settled(agreement.tolist()):
+            best = state if self.biased or int(agreement.argmax()) == state.number else best
+            if state.number == self.settings.rounds or (not self.biased and _settled(agreement.tolist())):
                 break
             state = self._round(replace(state, correlation=correlation), consensus, halves)
             state = self.job.processes.same(state)
@@ -242,7 +250,8 @@ class Refiner:
         found = _of_mean_strength(seen.refined(state.found, state.prior))
         ratio_of_noise = torch.ones_like(state.noise)
         ratio_of_noise[:, : band + 1] = seen.residual(found)
-        prior = learnt_widths(found, self.known, state.prior, self._widest())
+        widest = self._widest()
+        prior = widest if self.biased else learnt_widths(found, self.known, state.prior, widest)
         noise = state.noise * ratio_of_noise
         state = replace(state, number=state.number + 1, found=found, prior=prior, noise=noise)
         return self._with_tilt(state, seen) if self.settings.beam_tilt and self.particles.optics is not None else state
