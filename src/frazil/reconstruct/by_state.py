@@ -2,12 +2,14 @@
 
 A rigid map draws poses away from the truth: where a domain has turned, the whole is turned a part of the way, this way or
 that. So conformations are learnt at the poses there are, particles with about the same one are refined against a map that is
-made of them alone, in half-sets as always, and the maps of all conformations are brought into one frame (see
+made of them alone, in half-sets as always; where poses were searched, they look round once more for a far better place in it.
+And the maps of all conformations are brought into one frame (see
 `inference.still_frames`). With these poses conformations are told apart better, so it is done again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
@@ -49,18 +51,27 @@ class Sorted:
     places: Float[Tensor, "states latent"]
 
 
-def refine_by_state(refinement: Refinement, reference: Grid, config: Config, job: Job, rounds: int) -> Refinement:
+# a refinement -> poses of its particles after a look all round, and what to say of it
+Look = Callable[[Refinement], tuple[Pose, str]]
+
+
+def refine_by_state(
+    refinement: Refinement, reference: Grid, config: Config, job: Job, rounds: int, look: Look | None = None
+) -> Refinement:
     """Rounds of learning conformations and refining each on its own; nothing changes where the molecule is rigid.
 
     A job that was killed goes on in the round that it was in. A meeting of the processes that work on the job.
 
     Args:
-        refinement: of all particles together. reference: the grid of the maps.
+        refinement: of all particles together. reference: the grid of the maps. look: how particles look round after a
+            round, but the last; None where they do not.
     """
     halves = refinement.halves
     for number in range(1, rounds + 1):
         particles = refinement.particles
-        pose = _kept(number, job) or _refined(refinement, number, reference, config, job)
+        pose = _kept(number, job) or _refined(
+            refinement, number, reference, config, job, look if number < rounds else None
+        )
         if pose is None:
             return refinement
         assert particles.pose is not None
@@ -86,14 +97,16 @@ def _kept(number: int, job: Job) -> Pose | None:
     return job.processes.from_first(load)
 
 
-def _refined(refinement: Refinement, number: int, reference: Grid, config: Config, job: Job) -> Pose | None:
+def _refined(
+    refinement: Refinement, number: int, reference: Grid, config: Config, job: Job, look: Look | None
+) -> Pose | None:
     """The poses after a round; None where there is one conformation only."""
     consensus, sign = job.processes.from_first(lambda: judge(*refinement.halves, config, reference))
     found = sorted_by_state(refinement.particles, consensus, config, job, sign, number)
     if found is None:
         job.log("no conformational change that both halves agree upon: particles stay together")
         return None
-    pose = refine_states(refinement.particles, found, reference, config, job, number)
+    pose = refine_states(refinement.particles, found, reference, config, job, number, look)
     if job.processes.first:
         tensors = {"rotation": pose.rotation, "shift": pose.shift}
         save_checkpoint(job.checkpoints / f"by_state_{number}.safetensors", tensors, {"metrics": job.metrics.text()})
@@ -128,7 +141,9 @@ def _clusters(latent: Float[Tensor, "particles latent"], seed: int) -> Int[Tenso
     return torch.from_numpy(KMeans(count, n_init="auto", random_state=seed).fit_predict(latent.numpy())).long()
 
 
-def refine_states(particles: Particles, found: Sorted, reference: Grid, config: Config, job: Job, number: int) -> Pose:
+def refine_states(
+    particles: Particles, found: Sorted, reference: Grid, config: Config, job: Job, number: int, look: Look | None
+) -> Pose:
     """The particles of every state refined on their own, then brought into one frame.
 
     States with few particles keep their poses, and take the frame of their nearest neighbour.
@@ -146,6 +161,8 @@ def refine_states(particles: Particles, found: Sorted, reference: Grid, config: 
                 name = f"state_{number}_{state:02d}"
                 refined = refine(particles[rows], reference, own, job, name, quiet=True, biased=True)
                 pose = refined.particles.pose
+                if look is not None:
+                    pose, _ = job.processes.from_first(lambda: look(refined))  # noqa: B023
                 assert pose is not None
                 rotation[rows], shift[rows] = pose.rotation, pose.shift
                 maps[state] = job.processes.from_first(lambda: _map(refined, config, reference))  # noqa: B023

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,7 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
         found: whether their poses were found by a neural network just now. Those of an encoder beside a map of voxels are
             where a search begins; a field comes with them, and they stay.
     """
-    refinement, settings = None, config.refine
+    refinement, look, settings = None, None, config.refine
     searched = not found and (particles.pose is None or config.poses == "search" or config.ignore_poses)
     searched |= found and config.made_of != "field" and settings.rounds != 0
     moving = config.made_of == "basis" and config.latent_dim != 0
@@ -128,9 +129,10 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
         usual = BY_STATE if config.basis.components == 1 else BY_DISCRETE_STATE
         by_state = usual if moving and settings.pose and (found or searched) else 0
     if searched:
-        from frazil.reconstruct.found_by_search import poses_by_search
+        from frazil.reconstruct.found_by_search import looked_around, poses_by_search
 
-        refinement = poses_by_search(particles, reference, config, job)
+        refinement, diameter = poses_by_search(particles, reference, config, job)
+        look = partial(looked_around, diameter=diameter, reference=reference, config=config, job=job)
     elif settings.rounds or by_state:
         from frazil.reconstruct.refine import refine
 
@@ -139,7 +141,7 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
     if refinement is not None and by_state:
         from frazil.reconstruct.by_state import refine_by_state
 
-        refinement = refine_by_state(refinement, reference, config, job, by_state)
+        refinement = refine_by_state(refinement, reference, config, job, by_state, look)
     return refinement
 
 

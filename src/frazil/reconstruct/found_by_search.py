@@ -45,8 +45,11 @@ SAMPLE, FEW = 300, 0.02
 FAR = 20.0
 
 
-def poses_by_search(particles: Particles, reference: Grid, config: Config, job: Job) -> Refinement:
+def poses_by_search(particles: Particles, reference: Grid, config: Config, job: Job) -> tuple[Refinement, float]:
     """Search, refine, look again, refine. A meeting of the processes that work on the job.
+
+    Returns:
+        What came of it, and the diameter of a sphere around the molecule, Å.
 
     Raises:
         InputError: if the images differ in box or pixel size, or there are too few.
@@ -55,7 +58,8 @@ def poses_by_search(particles: Particles, reference: Grid, config: Config, job: 
     job.log("images do not tell the hand: the map may be its mirror image (--flip-hand on the result makes the other)")
     rounds = ROUNDS if config.refine.rounds is None else config.refine.rounds
     if config.search.classes > 1:
-        return refine_molecules(particles, found.placed, reference, _of_rounds(config, rounds), job)
+        refinement = refine_molecules(particles, found.placed, reference, _of_rounds(config, rounds), job)
+        return refinement, found.diameter
     particles = particles.given(pose=found.placed.pose)
     for look in range(LOOKS):
         few = _of_rounds(config, min(ROUNDS_BEFORE, rounds))
@@ -64,7 +68,7 @@ def poses_by_search(particles: Particles, reference: Grid, config: Config, job: 
         assert before.pose is not None and particles.pose is not None
         if bool((before.pose.rotation == particles.pose.rotation).all()):
             break
-    return refine(particles, reference, _of_rounds(config, rounds), job)
+    return refine(particles, reference, _of_rounds(config, rounds), job), found.diameter
 
 
 def _of_rounds(config: Config, rounds: int) -> Config:
@@ -81,14 +85,24 @@ def another_look(
         if job.resumed and path.is_file():
             tensors, _ = load_checkpoint(path)
             return Pose(tensors["rotation"], tensors["shift"])
-        pose = _looked(refinement, diameter, reference, config, job)
+        pose, told = looked_around(refinement, diameter, reference, config, job)
+        job.log(told)
         save_checkpoint(path, {"rotation": pose.rotation, "shift": pose.shift}, {})
         return pose
 
     return refinement.particles.given(pose=job.processes.from_first(look))
 
 
-def _looked(refinement: Refinement, diameter: float, reference: Grid, config: Config, job: Job) -> Pose:
+def looked_around(
+    refinement: Refinement, diameter: float, reference: Grid, config: Config, job: Job
+) -> tuple[Pose, str]:
+    """The poses, those of particles that fit far better far away changed, and how many these are, in words.
+
+    A sample looks first; where hardly any of them moves, the others stay as well.
+
+    Args:
+        diameter: of a sphere around the molecule, Å.
+    """
     particles = refinement.particles
     assert particles.pose is not None and particles.half_set is not None
     consensus, _ = judge(*refinement.halves, config, reference)
@@ -121,15 +135,12 @@ def _looked(refinement: Refinement, diameter: float, reference: Grid, config: Co
     with job.progress(particles.count, f"looking everywhere at {level.resolution:.1f} Å") as progress:
         look(sample)
         moved = (rotation != known.pose.rotation).flatten(1).any(dim=1)
-        if int(moved.sum()) > FEW * len(sample):
-            look(rest)
-            moved = (rotation != known.pose.rotation).flatten(1).any(dim=1)
-            job.log(f"{int(moved.sum())} of {particles.count} particles found another place, far away")
-        else:
-            job.log(
-                f"{int(moved.sum())} of {len(sample)} particles found another place, far away: too few to look at all"
-            )
-    return Pose(rotation, shift)
+        if int(moved.sum()) <= FEW * len(sample):
+            few = f"{int(moved.sum())} of {len(sample)} particles found another place, far away: too few to look at all"
+            return Pose(rotation, shift), few
+        look(rest)
+    moved = (rotation != known.pose.rotation).flatten(1).any(dim=1)
+    return Pose(rotation, shift), f"{int(moved.sum())} of {particles.count} particles found another place, far away"
 
 
 def degrees_apart(
