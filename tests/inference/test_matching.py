@@ -160,3 +160,27 @@ def test_a_view_finds_the_pose_it_was_made_in() -> None:
     images = CoarseImages(values, torch.ones(2, low.plane.count))
     match, _ = match_views(images, views, torch.zeros(1, 2), low.plane)
     assert match.pose.tolist() == chosen.tolist()
+
+
+def test_evidence_of_classes_is_that_of_their_views_alone() -> None:
+    images, views, plane = example(12, views=6)
+    both = Views(views.values, classes=2)
+    match, _ = match_views(images, both, SHIFTS, plane)
+    scores = scores_by_hand(images, views, plane).flatten(0, 1).view(5, len(SHIFTS), 2, 2, 3)
+    total = torch.log(torch.tensor(float(len(SHIFTS) * 12)))
+    expected = torch.logsumexp(scores, (1, 2, 4)) - total
+    assert torch.allclose(match.of_class, expected, atol=1e-2)
+
+
+def test_few_weights_give_the_same_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, views, plane = example(12, images=6, views=40)
+    sharp = images.scaled(torch.full((plane.count,), 3.0))
+    some, sums = match_views(sharp, views, SHIFTS, plane)
+    for few in (1.0, -1.0):
+        monkeypatch.setattr("frazil.inference.matching.FEW", few)
+        again, others = match_views(sharp, views, SHIFTS, plane)
+        assert torch.allclose(again.evidence, some.evidence, atol=1e-3)
+        assert torch.equal(again.pose, some.pose) and torch.equal(again.shift, some.shift)
+        assert torch.allclose(again.perplexity, some.perplexity, rtol=1e-3)
+        assert torch.allclose(others.numerator, sums.numerator, atol=1e-2)
+        assert torch.allclose(others.share, sums.share, atol=1e-4)

@@ -153,7 +153,7 @@ def test_no_class_of_a_balanced_start_vanishes(rigid_stack: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     guess = random_guess(level, images, 3, 100, generator)
     for _ in range(6):
-        guess = improved(level, guess, images, len(images), generator, 0.6, balanced=True)
+        guess, _ = improved(level, guess, images, len(images), generator, 0.6, balanced=True)
     power = guess.volumes.square().sum((1, 2, 3))
     assert float(power.min()) > 0.05 * float(power.max())
 

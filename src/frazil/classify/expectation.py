@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import torch
@@ -88,6 +88,5 @@ def expect(
         matches.append(match)
     total = ClassSums(*(torch.stack(parts) for parts in zip(*sums, strict=True)))
     back = torch.cat(places).argsort()
-    columns = ("evidence", "pose", "shift", "perplexity", "likeliest")
-    joined = Match(*(torch.cat([getattr(match, name) for match in matches])[back] for name in columns))
+    joined = Match(*(torch.cat([getattr(match, field.name) for match in matches])[back] for field in fields(Match)))
     return Expected(total, joined)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import torch
@@ -31,6 +31,8 @@ from frazil.physics.value import TensorValue
 
 # numbers that the scores of one batch of images may take at once
 SCORES_AT_ONCE = 4_000_000
+# posterior weights this far (in their logarithm) below the highest are left out, where no more than this share is above
+NEGLIGIBLE, FEW = 16.0, 0.01
 
 
 @final
@@ -64,10 +66,12 @@ class Views:
     Attributes:
         values: (views, coefficients, 2).
         prior: log prior of each view, half-turned like it; None where all are alike.
+        classes: densities that these are views of, one after the other, as many views of each.
     """
 
     values: Float[Tensor, "views coefficients 2"]
     prior: Float[Tensor, " views"] | None = None
+    classes: int = 1
 
     @property
     def count(self) -> int:
@@ -98,7 +102,7 @@ class Match:
     Attributes:
         evidence: log of the sum over poses of prior times likelihood ratio to an empty image, at the temperature.
         pose: number of the likeliest view. shift: number of its shift. perplexity: effective number of poses (with shifts).
-        likeliest: log likelihood ratio of the likeliest pose.
+        likeliest: log likelihood ratio of the likeliest pose. of_class: the evidence of each class alone.
     """
 
     evidence: Float[Tensor, " images"]
@@ -106,6 +110,7 @@ class Match:
     shift: Int[Tensor, " images"]
     perplexity: Float[Tensor, " images"]
     likeliest: Float[Tensor, " images"]
+    of_class: Float[Tensor, "images classes"]
 
 
 def shift_phases(shifts: Float[Tensor, "shifts 2"], plane: HalfPlane) -> Float[Tensor, "shifts coefficients 2"]:
@@ -160,7 +165,14 @@ def match_views(
         for rows in batches:
             a, b = _moved(images[rows], phases, plane)
             upright, turned = _scores(a, b, real, imaginary, prior)
-            found.append(_posterior(upright, turned, len(rows), temperature))
+            few = _few_weights(upright, turned, len(rows), views.classes)
+            if few is not None:
+                found.append(few.posterior(len(rows), len(phases), views, temperature))
+                of_real.index_add_(0, few.view, few.weight[:, None] * a[few.row])
+                of_imaginary.index_add_(0, few.view, (few.weight * few.sign)[:, None] * b[few.row])
+                share.index_add_(0, few.view, few.weight)
+                continue
+            found.append(_posterior(upright, turned, len(rows), views.classes, temperature))
             even, odd = upright + turned, upright.sub_(turned)
             of_real.addmm_(even.T, a)
             of_imaginary.addmm_(odd.T, b)
@@ -214,10 +226,72 @@ def _scores(a: Tensor, b: Tensor, real: Tensor, imaginary: Tensor, prior: Tensor
     return even + odd, even.sub_(odd)
 
 
-def _posterior(upright: Tensor, turned: Tensor, count: int, temperature: float) -> Match:
+@final
+@dataclass(frozen=True)
+class _FewWeights:
+    """The posterior weights that matter, where they are few: an entry for each.
+
+    Attributes:
+        row: number of image and shift. view, sign: which view, and -1 where it is half-turned. image: whose weight it is.
+        weight: of all of an image the sum is one. best: the highest log score of each image in each class. total: sum of an
+            image's weights in units of the highest.
+    """
+
+    row: Int[Tensor, " entries"]
+    view: Int[Tensor, " entries"]
+    sign: Float[Tensor, " entries"]
+    image: Int[Tensor, " entries"]
+    weight: Float[Tensor, " entries"]
+    best: Float[Tensor, "images classes"]
+    total: Float[Tensor, " images"]
+
+    def posterior(self, count: int, shifts: int, views: Views, temperature: float) -> Match:
+        """What they say of each image."""
+        image, weight = self.image, self.weight
+        squares = torch.zeros(count).index_add_(0, image, weight.square())
+        kind = self.view // (views.count // views.classes)
+        sums = torch.zeros(count * views.classes).index_add_(0, image * views.classes + kind, weight).view(count, -1)
+        order = weight.argsort(stable=True)
+        pose, shift = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+        # the last of an image's entries is its highest
+        pose[image[order]] = (self.view + (self.sign < 0) * views.count)[order]
+        shift[image[order]] = (self.row % shifts)[order]
+        peak = self.best.amax(1)
+        evidence = peak + self.total.log()
+        of_class = torch.maximum(self.best, evidence[:, None] + sums.log())
+        return Match(evidence * temperature, pose, shift, 1 / squares, peak, of_class * temperature)
+
+
+def _few_weights(upright: Tensor, turned: Tensor, count: int, classes: int) -> _FewWeights | None:
+    """The weights that log scores give; None where too many of them matter."""
+    shifts = len(upright) // count
+    best = _best_of_classes(upright, turned, count, classes)
+    peak = best.amax(1)
+    floor = (peak - NEGLIGIBLE).repeat_interleave(shifts)[:, None]
+    above = [scores > floor for scores in (upright, turned)]
+    if sum(int(part.sum()) for part in above) > FEW * 2 * upright.numel():
+        return None
+    places = [torch.nonzero(part, as_tuple=True) for part in above]
+    row, view = (torch.cat(column) for column in zip(*places, strict=True))
+    sign = torch.ones(len(row))
+    sign[len(places[0][0]) :] = -1
+    image = row // shifts
+    weight = torch.cat([scores[place] for scores, place in zip((upright, turned), places, strict=True)])
+    weight = (weight - peak[image]).exp()
+    total = torch.zeros(count).index_add_(0, image, weight)
+    return _FewWeights(row, view, sign, image, weight / total[image], best, total)
+
+
+def _best_of_classes(upright: Tensor, turned: Tensor, count: int, classes: int) -> Float[Tensor, "images classes"]:
+    """The highest log score of each image in each class."""
+    each = [scores.view(count, -1, classes, scores.shape[1] // classes).amax((1, 3)) for scores in (upright, turned)]
+    return torch.maximum(*each)
+
+
+def _posterior(upright: Tensor, turned: Tensor, count: int, classes: int, temperature: float) -> Match:
     """What the scores say of each image; the scores become posterior weights, in place."""
     flat = upright.view(count, -1), turned.view(count, -1)
-    best = [scores.max(dim=1) for scores in flat]
+    best, of_class = [scores.max(dim=1) for scores in flat], _best_of_classes(upright, turned, count, classes)
     peak = torch.maximum(best[0].values, best[1].values)
     for scores in flat:
         scores.sub_(peak[:, None]).exp_()
@@ -225,18 +299,18 @@ def _posterior(upright: Tensor, turned: Tensor, count: int, temperature: float) 
     squares = sum(torch.linalg.vector_norm(scores, dim=1).square() for scores in flat)
     for scores in flat:
         scores.div_(total[:, None])
+    parts = [scores.view(count, -1, classes, upright.shape[1] // classes).sum((1, 3)) for scores in (upright, turned)]
     half = best[1].values > best[0].values
     place = torch.where(half, best[1].indices, best[0].indices)
     views = upright.shape[1]
     pose = place % views + half * views
-    return Match((peak + total.log()) * temperature, pose, place // views, total.square() / squares, peak)
+    evidence, perplexity = peak + total.log(), total.square() / squares
+    of_class = torch.maximum(of_class, evidence[:, None] + (parts[0] + parts[1]).log())
+    return Match(evidence * temperature, pose, place // views, perplexity, peak, of_class * temperature)
 
 
 def _joined(parts: list[Match]) -> Match:
-    columns = zip(
-        *((part.evidence, part.pose, part.shift, part.perplexity, part.likeliest) for part in parts), strict=True
-    )
-    return Match(*(torch.cat(column) for column in columns))
+    return Match(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Match)))
 
 
 def likeliest_views(

@@ -44,10 +44,10 @@ REACH_OF_VIEW = 1.15
 SHIFT_STEP = 0.31
 # volumes of a start are taken for signal, mostly: one that is thought poor is damped, tells images less, and becomes poorer
 MOSTLY_SIGNAL = 0.9
-# how much the prior of a class is turned in a round at most
-MOST_BALANCE = 20.0
 # the share of a class never falls below this part of an even share
 LEAST_SHARE = 0.1
+# times that priors are turned until each class has its part of the images
+BALANCING = 100
 
 
 @final
@@ -135,7 +135,7 @@ class Level:
         """Compare images of this level with all views of the volumes."""
         gain = (guess.noise.rsqrt() * self.used)[self.low.plane.shell]
         prior = guess.share.log().repeat_interleave(len(rotations))
-        views = Views(self.low.views(guess.volumes, rotations), prior)
+        views = Views(self.low.views(guess.volumes, rotations), prior, len(guess.volumes))
         match, sums = match_views(
             images.scaled(gain), views, self.cells(), self.low.plane,
             temperature=temperature, shift_prior=self.shift_prior(),
@@ -193,34 +193,46 @@ def improved(
     generator: torch.Generator,
     temperature: float,
     balanced: bool = False,
-) -> Guess:
+) -> tuple[Guess, Match]:
     """One round: a batch of images, of so many in all, against all views, and the volumes made anew.
 
     Args:
         balanced: the prior of the classes is turned until each gets its part of the images. Without it the class that is
             first to look like anything takes all images, and the others vanish.
+
+    Returns:
+        What is made of the images, and how they fitted before.
     """
     rotations = level.rotations(generator)
     classes = len(guess.volumes)
-    _, sums, views = level.match(guess, batch, rotations, temperature)
+    match, sums, views = level.match(guess, batch, rotations, temperature)
     # as if all images were like these
     worth = total / len(batch)
     new, weight = (worth * part for part in level.low.sums(sums, rotations, classes))
     kept = max(LEAST_NEW, 1 / (guess.rounds + 1)) if len(batch) < total else 1.0
     if guess.numerator is not None and guess.weight is not None:
         new, weight = (1 - kept) * guess.numerator + kept * new, (1 - kept) * guess.weight + kept * weight
-    found = sums.share.unflatten(0, (classes, -1)).sum(1)
-    found = (found / found.sum()).clamp(min=LEAST_SHARE / classes)
-    found = found / found.sum()
     if balanced:
-        share = guess.share * (1 / (classes * found)).clamp(1 / MOST_BALANCE, MOST_BALANCE)
-        share = share / share.sum()
+        share = even_share(match.of_class / temperature, guess.share)
     else:
-        share = guess.share + kept * (found - guess.share)
+        found = (match.of_class / temperature).softmax(1).mean(0).clamp(min=LEAST_SHARE / classes)
+        share = guess.share + kept * (found / found.sum() - guess.share)
     noise = guess.noise
     if guess.rounds >= NOISE_FROM:
         noise = level_noise(level, batch, views, sums)
-    return Guess(level.low.volumes(new, weight, MOSTLY_SIGNAL), new, weight, noise, share, guess.rounds + 1)
+    return Guess(level.low.volumes(new, weight, MOSTLY_SIGNAL), new, weight, noise, share, guess.rounds + 1), match
+
+
+def even_share(
+    of_class: Float[Tensor, "images classes"], share: Float[Tensor, " classes"]
+) -> Float[Tensor, " classes"]:
+    """The prior of classes under which each would have an even part of images, of log evidence under another prior."""
+    evidence = of_class.double() - share.double().log()
+    prior = share.double().log()
+    for _ in range(BALANCING):
+        parts = (evidence + prior).softmax(1).mean(0)
+        prior = (prior - (len(share) * parts).clamp(min=1e-9).log().clamp(-5, 5)).log_softmax(0)
+    return prior.exp().float()
 
 
 def level_noise(level: Level, images: CoarseImages, views: Views, sums: ViewSums) -> Float[Tensor, " shells"]:
@@ -253,9 +265,8 @@ def run_rounds(
     for number in range(rounds):
         rows = torch.randperm(len(images), generator=generator)[:count]
         warmth = min(1.0, number / max(1.0, WARMING * rounds)) if cold else 1.0
-        guess = improved(
-            level, guess, images[rows], len(images), generator, FIRST_TEMPERATURE ** (1 - warmth), warmth < 1
-        )
+        temperature = FIRST_TEMPERATURE ** (1 - warmth)
+        guess, _ = improved(level, guess, images[rows], len(images), generator, temperature, warmth < 1)
         advance(1)
     return guess
 

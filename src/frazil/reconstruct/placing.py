@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -40,6 +40,10 @@ class Placed:
 
     def __getitem__(self, rows: Tensor) -> Placed:
         return Placed(self.pose[rows], self.component[rows], self.likelihood[rows])
+
+    def moved(self, shifts: Float[Tensor, "images 2"]) -> Placed:
+        """The same images before they were moved back by shifts in Å."""
+        return replace(self, pose=Pose(self.pose.rotation, self.pose.shift + shifts))
 
     @staticmethod
     def joined(parts: Sequence[Placed]) -> Placed:

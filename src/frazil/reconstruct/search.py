@@ -9,7 +9,8 @@ the volumes at the search's resolution.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
@@ -23,14 +24,16 @@ from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, und
 from frazil.engine.job import Job
 from frazil.errors import InputError
 from frazil.inference.coarse_images import coarse_size, read_coarse
-from frazil.inference.matching import ViewSums, shell_sums, shift_phases
+from frazil.inference.matching import CoarseImages, ViewSums, shell_sums, shift_phases
 from frazil.numerics.fourier import HalfPlane
 from frazil.numerics.symmetry import point_group
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.ab_initio import Guess, Level, Search, judged, random_guess, run_rounds
 from frazil.reconstruct.basis_job import measured_noise
+from frazil.reconstruct.centring import Centring, moved
 from frazil.reconstruct.diameter import estimated_diameter
+from frazil.reconstruct.mixture import mixture, rounds_of
 from frazil.reconstruct.placing import Placed, Placer
 
 # images that starts and the volumes learn from at most; the others are only compared with the end
@@ -45,6 +48,9 @@ SHARE_OF_BOX = 0.9
 POLISHING = 8
 # times that volumes are made of all images, and images compared with them, at the finest resolution
 SETTLING = 3
+# several molecules: views are this near to any rim, in units of the resolution; particles are so far off centre, Å, at most
+# after centring
+NEAR, CENTRED = 0.6, 15.0
 # from one resolution to the next finer one, at most; products that comparing an image everywhere may take
 STEP, EVERYWHERE = 1.45, 6e7
 
@@ -130,10 +136,15 @@ class _Searcher:
         self.rows = torch.randperm(particles.count, generator=generator)[:MOST_IMAGES].sort().values
         if job.device != "cpu":
             job.log("poses are searched on the CPU")
+        self.centring: Centring | None = None
         with job.progress(len(self.rows), "reading images") as progress:
-            self.images = read_coarse(particles, self.grid, self.plane, self.noise, self.rows, progress.advance)
+            self.images, self.centre = self._read(self.rows, progress.advance)
         self.diameter = self._diameter(config, generator)
         self.search = search_of(particles, config, self.diameter)
+        if self.settings.classes > 1 and self.search.shift_range > CENTRED:
+            self.centring = Centring.learnt(self.search, self.images, generator)
+            self.images, self.centre = self._centred(self.images)
+            self.search = replace(self.search, shift_range=CENTRED)
         self.levels = self._levels()
         held = min(MOST_HELD, int(HELD_SHARE * len(self.rows)))
         mixed = torch.randperm(len(self.rows), generator=generator)
@@ -142,6 +153,19 @@ class _Searcher:
         ignored = config.ignore_poses and config.poses != "amortised"
         self.known = None if ignored or config.search.classes > 1 else particles.pose
         self.path: Path = job.checkpoints / "search.safetensors"
+
+    def _read(
+        self, rows: Tensor, advance: Callable[[int], None] = lambda count: None
+    ) -> tuple[CoarseImages, Float[Tensor, "images 2"]]:
+        """Images of the stack, and by how much, in Å, they were moved to be centred."""
+        images = read_coarse(self.particles, self.grid, self.plane, self.noise, rows, advance)
+        return self._centred(images)
+
+    def _centred(self, images: CoarseImages) -> tuple[CoarseImages, Float[Tensor, "images 2"]]:
+        if self.centring is None:
+            return images, torch.zeros(len(images), 2)
+        centre = self.centring.centres(images)
+        return moved(images, centre, self.plane, self.grid.pixel_size), centre
 
     def _diameter(self, config: Config, generator: torch.Generator) -> float:
         """That of the settings, or what the images say of it."""
@@ -160,11 +184,16 @@ class _Searcher:
         coarse = len(self.search.symmetry) < HIGH_SYMMETRY and finest.resolution < FIRST_RESOLUTION
         steps = math.ceil(math.log(FIRST_RESOLUTION / finest.resolution) / math.log(STEP)) if coarse else 0
         factor = (FIRST_RESOLUTION / finest.resolution) ** (1 / steps) if steps else 1.0
-        return [self.search.level(FIRST_RESOLUTION / factor**step) for step in range(steps)] + [finest]
+        several = {"reach": NEAR} if self.settings.classes > 1 else {}
+        return [self.search.level(FIRST_RESOLUTION / factor**step, **several) for step in range(steps)] + [finest]
 
     def _cheap(self, level: Level) -> bool:
-        """Whether all images may be compared with views from everywhere."""
-        return level.work * self.settings.classes <= EVERYWHERE
+        """Whether all images may be compared with views from everywhere.
+
+        Several molecules are told apart only there: few images of them may take longer.
+        """
+        longer = MOST_IMAGES / len(self.rows) if self.settings.classes > 1 else 1.0
+        return level.work * self.settings.classes <= EVERYWHERE * longer
 
     def run(self) -> Found:
         """Starts, the best of them, all particles."""
@@ -181,7 +210,7 @@ class _Searcher:
         generator = torch.Generator().manual_seed(self.seed + 7919 * (best + 1))
         seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
         with self.job.progress(POLISHING, f"the best start at {level.resolution:.0f} Å", "rounds") as progress:
-            count = self.settings.images * self.settings.classes
+            count = self._images_in_round()
             begin = guesses[best].at(level)
             guess = run_rounds(level, seen, begin, POLISHING, count, generator, cold=False, advance=progress.advance)
         last = judged(level, unseen, guess)
@@ -200,21 +229,35 @@ class _Searcher:
         seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
         if guesses:
             self.job.log(f"going on after start {len(guesses)}")
-        total = settings.starts * settings.rounds
-        with self.job.progress(total, f"starts at {level.resolution:.0f} Å", "rounds") as progress:
-            progress.advance(len(guesses) * settings.rounds)
-            for number in range(len(guesses), settings.starts):
+        starts = settings.starts_of()
+        rounds = settings.rounds if settings.classes == 1 else rounds_of(settings.rounds)
+        with self.job.progress(starts * rounds, f"starts at {level.resolution:.0f} Å", "rounds") as progress:
+            progress.advance(len(guesses) * rounds)
+            for number in range(len(guesses), starts):
                 generator = torch.Generator().manual_seed(self.seed + 104_729 * (number + 1))
-                images = settings.images * settings.classes
-                guess = random_guess(level, seen, settings.classes, settings.images, generator)
-                guess = run_rounds(
-                    level, seen, guess, settings.rounds, images, generator, cold=True, advance=progress.advance
-                )
+                guess = self._start(level, seen, generator, progress.advance)
                 guesses.append(guess)
                 evidence.append(judged(level, unseen, guess))
                 self.job.metric(start=number, evidence=round(evidence[-1], 4))
                 self._save(guesses, evidence)
         return guesses, evidence
+
+    def _start(
+        self, level: Level, images: CoarseImages, generator: torch.Generator, advance: Callable[[int], None]
+    ) -> Guess:
+        settings, count = self.settings, self._images_in_round()
+        if settings.classes > 1:
+            each = count // settings.classes
+            return mixture(level, images, settings.classes, settings.rounds, each, generator, advance)
+        guess = random_guess(level, images, 1, count, generator)
+        return run_rounds(level, images, guess, settings.rounds, count, generator, cold=True, advance=advance)
+
+    def _images_in_round(self) -> int:
+        """No more than half of few images of several molecules: volumes remember earlier rounds."""
+        settings = self.settings
+        if settings.classes == 1:
+            return settings.images
+        return min(settings.images * settings.classes, max(settings.images, len(self.pool) // 2))
 
     def _save(self, guesses: list[Guess], evidence: list[float]) -> None:
         tensors: dict[str, Tensor] = {}
@@ -269,19 +312,20 @@ class _Searcher:
         searched = torch.zeros(self.particles.count, dtype=torch.bool)
         searched[self.rows] = True
         rest = torch.nonzero(~searched)[:, 0]
+        placed = placed.moved(self.centre)
         if len(rest) == 0:
             return placed
         cheap = [level for level in self.levels if self._cheap(level)] or self.levels[:1]
         order, parts = [self.rows], [placed]
         with self.job.progress(len(rest), "placing all other particles") as progress:
             for rows in rest.split(MOST_IMAGES):
-                images = read_coarse(self.particles, self.grid, self.plane, self.noise, rows)
+                images, centre = self._read(rows)
                 found = None
                 for level in {id(level): level for level in (cheap[-1], self.levels[-1])}.values():
                     placer, fitted = Placer(self.particles, self.noise, level), level.low.fitted(volumes)
                     found = placer.placed(images, rows, fitted, found, found is None)
                 assert found is not None
-                parts.append(found)
+                parts.append(found.moved(centre))
                 order.append(rows)
                 progress.advance(len(rows))
         return Placed.joined(parts)[torch.cat(order).argsort()]
@@ -291,4 +335,6 @@ def search_of(particles: Particles, config: Config, diameter: float, share_of_ra
     """What a stack and the settings say of a search for a molecule of a diameter; of the range of shifts so large a share."""
     settings = config.search
     reach = share_of_range * settings.shift_range
-    return Search(particles.grid, point_group(config.symmetry), diameter / 2, settings.lowest_resolution, reach)
+    return Search(
+        particles.grid, point_group(config.symmetry), diameter / 2, settings.lowest_of(particles.grid.extent), reach
+    )
