@@ -73,12 +73,25 @@ def test_given_poses_are_where_a_search_begins(
 
 
 def test_molecules_of_a_mixture_have_maps_of_their_own(run_frazil: Any, rigid_stack: Path, tmp_path: Path) -> None:
-    flags = ("--search.classes", 2, "--search.starts", 1, "--search.rounds", 5, "--search.images", 100, "--no-report")
+    # shifts beyond a range of 15 Å are looked for by centring
+    flags = (
+        "--search.classes",
+        2,
+        "--search.rounds",
+        5,
+        "--search.images",
+        100,
+        "--search.resolution",
+        30,
+        "--no-report",
+    )
     done = run_frazil(
         "reconstruct",
         rigid_stack,
         "--ignore-poses",
         *flags,
+        "--search.shift-range",
+        20,
         "--refine.rounds",
         1,
         "--out",
