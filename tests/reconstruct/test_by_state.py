@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +58,34 @@ def test_frames_that_turn_with_the_conformation_are_turned_back(run_frazil, turn
     assert after < before / 2
     assert "by conformation 1/1" in (tmp_path / "job/log.txt").read_text()
     assert not list((tmp_path / "job/checkpoints").glob("state_*"))
+
+
+def test_killed_refinement_by_conformation_resumes_bitwise(server: Any, turned_hinge: Path, tmp_path: Path) -> None:
+    flags = ("--density", "basis", "--latent-dim", 1, "--basis.model", "linear", "--refine.by-state", 2)
+    words = ("reconstruct", turned_hinge, *flags, "--threads", 1, "--no-report", "--out")
+    assert server.run(*words, tmp_path / "whole") == [0]
+    for made in ("state_1_01", "state_2_00"):
+        (process,) = server.start(*words, tmp_path / "broken")
+        while not (tmp_path / "broken" / "checkpoints" / f"{made}.safetensors").exists():
+            time.sleep(0.02)
+        os.kill(process, signal.SIGKILL)
+        assert server.wait() == [-signal.SIGKILL]
+    assert server.run(*words, tmp_path / "broken") == [0]
+    assert "going on after round 1 by conformation" in (tmp_path / "broken" / "log.txt").read_text()
+    for name in ("metrics.jsonl", "outputs/particles.star", "outputs/consensus.mrc", "outputs/latent.npy"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_two_processes_refine_conformations_as_one_does(server: Any, turned_hinge: Path, tmp_path: Path) -> None:
+    flags = ("--density", "basis", "--latent-dim", 1, "--basis.model", "linear", "--refine.by-state", 1)
+    words = ("reconstruct", turned_hinge, *flags, "--threads", 1, "--no-report", "--out")
+    turns = []
+    for processes in (1, 2):
+        job = tmp_path / str(processes)
+        assert server.run(*words, job, processes=processes) == [0] * processes
+        told = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
+        turns += [line["median_turn"] for line in told if "by_state" in line]
+    assert turns[0] == pytest.approx(turns[1], rel=0.05)
 
 
 def test_moved_poses_of_a_moved_object_see_the_same() -> None:

@@ -76,6 +76,7 @@ def refine_by_state(
             return refinement
         assert particles.pose is not None
         turned = geodesic_angle(pose.rotation.double(), particles.pose.rotation.double()).median() / DEGREE
+        job.metric(by_state=number, median_turn=round(float(turned), 4))
         job.log(f"by conformation {number}/{rounds}: half of the poses turned by {turned:.2f}° or more")
         particles = particles.given(pose=pose)
         halves = backproject_together(particles, reference, config.symmetry, job, refinement.scale)
@@ -92,6 +93,7 @@ def _kept(number: int, job: Job) -> Pose | None:
             return None
         tensors, told = load_checkpoint(path)
         job.metrics.restore(told["metrics"])
+        job.log(f"going on after round {number} by conformation")
         return Pose(tensors["rotation"], tensors["shift"])
 
     return job.processes.from_first(load)
