@@ -44,8 +44,9 @@ bench: $(INSTALLED) peers
 	$(BIN)/python benchmarks/classification.py
 
 # Some hours on two quiet cores: ten searches of each set; parts of it with SEARCHES="--sets rigid --seeds 2".
-bench-search: $(INSTALLED)
+bench-search: $(INSTALLED) peers
 	$(BIN)/python benchmarks/pose_search.py
+	$(BIN)/python benchmarks/cryodrgn_search.py
 	$(BIN)/python benchmarks/unknown_poses.py $(SEARCHES)
 	$(BIN)/python benchmarks/amortised.py
 

@@ -6,6 +6,8 @@ and a turn that goes with the conformation cannot be told apart by any image. So
 state aligned for itself, and for the same molecule standing still (`--set rigid`). A run that reaches its limit of time stops
 at its last whole step, and what its encoder says then is measured: unfinished runs are marked.
 
+Results of sets and runs that are not asked for stay as they were.
+
     .venv/bin/python benchmarks/amortised.py [--count 20000] [--sets linear-1d rigid] [--runs variant cryofire] [--minutes 60]
 """
 
@@ -36,7 +38,10 @@ from frazil.reconstruct.coefficients import standardise
 from frazil.reconstruct.found_poses import ROWS_AT_ONCE, make_density, make_encoder
 
 RUNS = {
-    "variant": ("--poses", "amortised", "--amortised.epochs", "25", "--amortised.last-radius", "10"),
+    "variant": (
+        *("--poses", "amortised", "--amortised.epochs", "25", "--amortised.last-radius", "10"),
+        *("--density", "basis"),
+    ),
     "cryofire": ("--preset", "cryofire", "--latent-dim", "1"),
 }
 # degrees beyond which a pose is of another view rather than an inexact one
@@ -187,7 +192,11 @@ def main() -> None:
                 rows.append({"set": name} | measured(run, star, folder, options.minutes, options.more.split()))
                 print(table(rows[-1:]), flush=True)
     measure.RESULTS.mkdir(exist_ok=True)
-    (measure.RESULTS / "amortised.json").write_text(json.dumps(rows, indent=2) + "\n")
+    kept = measure.RESULTS / "amortised.json"
+    now = {(row["set"], row["run"]) for row in rows}
+    before = json.loads(kept.read_text()) if kept.exists() else []
+    rows = [row for row in before if (row["set"], row["run"]) not in now] + rows
+    kept.write_text(json.dumps(rows, indent=2) + "\n")
     (measure.RESULTS / "amortised.md").write_text(table(rows))
 
 
