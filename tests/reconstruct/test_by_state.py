@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from torch import Tensor
 from frazil.cli import main
 from frazil.data.stack import read_particles, write_particles_star
 from frazil.evaluate.poses import pose_errors
+from frazil.inference.half_map import HalfMap
 from frazil.numerics.rotations import from_rotation_vector
 from frazil.physics.density import Gaussians
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
+from frazil.reconstruct.refine import Refinement
+from frazil.reconstruct.refine_report import refinement_section
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,16 @@ def test_two_processes_refine_conformations_as_one_does(server: Any, turned_hing
         told = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
         turns += [line["median_turn"] for line in told if "by_state" in line]
     assert turns[0] == pytest.approx(turns[1], rel=0.05)
+
+
+def test_the_report_tells_of_refinement_by_conformation(turned_hinge: Path) -> None:
+    particles = read_particles(turned_hinge)
+    grid, count = particles.grid, particles.count
+    empty = HalfMap.empty(grid)
+    curve = torch.ones(1, grid.box_size // 2 + 1)
+    done = Refinement(particles, particles, torch.ones(count), (empty, empty), curve, 0, by_state=2)
+    assert "each conformation were refined on their own, 2 times" in refinement_section(done).text
+    assert "conformation" not in refinement_section(replace(done, by_state=0)).text
 
 
 def test_moved_poses_of_a_moved_object_see_the_same() -> None:

@@ -66,7 +66,6 @@ def refine_by_state(
         refinement: of all particles together. reference: the grid of the maps. look: how particles look round after a
             round, but the last; None where they do not.
     """
-    halves = refinement.halves
     for number in range(1, rounds + 1):
         particles = refinement.particles
         pose = _kept(number, job) or _refined(
@@ -80,7 +79,7 @@ def refine_by_state(
         job.log(f"by conformation {number}/{rounds}: half of the poses turned by {turned:.2f}° or more")
         particles = particles.given(pose=pose)
         halves = backproject_together(particles, reference, config.symmetry, job, refinement.scale)
-        refinement = replace(refinement, particles=particles, halves=halves)
+        refinement = replace(refinement, particles=particles, halves=halves, by_state=number)
     return refinement
 
 
@@ -173,7 +172,8 @@ def refine_states(
     if len(maps) < 2 or config.symmetry.upper() != "C1":
         # the axes of a symmetry are the frame already
         return pose
-    job.log(f"{len(maps)} conformations refined, of {int(torch.bincount(found.state).min())} particles or more")
+    fewest = int(torch.bincount(found.state)[sorted(maps)].min())
+    job.log(f"{len(maps)} conformations refined, of {fewest} particles or more")
     frames = job.processes.from_first(lambda: _frames(maps, found.places, reference))
     moved = pose.of_moved_object(frames.turn[found.state], frames.offset[found.state])
     return Pose(moved.rotation, moved.shift)

@@ -92,7 +92,8 @@ class Refinement:
     Attributes:
         before: the particles that it began with. particles: with new poses and optics. scale: strength of each particle, 1 on
             average. halves: backprojected with all of these. correlation: corrected FSC of the half-maps before the first
-            round and after each. kept: the round whose result this is.
+            round and after each. kept: the round whose result this is. by_state: rounds of each conformation on its own that
+            followed (see `by_state`).
     """
 
     before: Particles
@@ -101,6 +102,7 @@ class Refinement:
     halves: tuple[HalfMap, HalfMap]
     correlation: Float[Tensor, "rounds shells"]
     kept: int
+    by_state: int = 0
 
 
 def refine(

@@ -24,6 +24,11 @@ def refinement_section(refinement: Refinement) -> Section:
         f"The half-maps' corrected Fourier shell correlation before refinement and after each of {rounds - 1} rounds."
         f" {kept} Every particle was compared with the map of its own half only.",
     )
+    if refinement.by_state:
+        section.text += (
+            f" Then particles of each conformation were refined on their own, {refinement.by_state} times, and all"
+            " conformations were laid on each other so that most of the molecule stands still."
+        )
     shown = sorted({round(place) for place in torch.linspace(0, rounds - 1, min(rounds, MOST_CURVES)).tolist()})
     series = {f"round {number}" if number else "before": refinement.correlation[number] for number in shown}
     grid = after.grid
