@@ -31,6 +31,8 @@ BASIS = ["--density", "basis"]
 PAIRS = ["--tilt-pairs", "45", "--count", "2500", *SIMULATED[2:]]
 # angle that a consistent pose of the real particles may differ by from two independent searches, degrees
 CONSISTENT = 8.0
+# share of particles that must be in the right class
+SORTED = 0.95
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def searched(case: Case, star: Path, seed: int, data: Path) -> dict[str, Any]:
     out = data / f"search_{case.name}_{seed}"
     words = [FRAZIL, "reconstruct", star, "--poses", "search", "--ignore-poses", "--no-report", "--again"]
     cost = measure.run([*words, *case.search, "--seed", str(seed), "--out", out], data, data / f"{out.name}.log")
-    figures = judge_real(out, star, data) if case is APOFERRITIN else judge(out, star)
+    figures = judge_real(out, star, data) if case is APOFERRITIN else judge(out, star, case)
     return {"seed": seed, "wall": cost.wall, "cpu": cost.cpu, "memory": cost.peak_memory, **figures}
 
 
@@ -89,10 +91,11 @@ def evaluate(out: Path, truth: Path, *flags: object) -> dict[str, Any]:
     return json.loads(subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True).stdout)
 
 
-def judge(out: Path, star: Path) -> dict[str, Any]:
-    """Poses, and what else the truth tells of the result."""
+def judge(out: Path, star: Path, case: Case) -> dict[str, Any]:
+    """Poses, and what else the truth tells of the result. Different molecules have a frame each."""
     found = evaluate(out, star.parent.parent)
-    kept: dict[str, Any] = {name: found["poses"][name] for name in ("rotation_error_median", "shift_error_median_px")}
+    poses = found["class_poses" if "--search.classes" in case.search else "poses"]
+    kept: dict[str, Any] = {name: poses[name] for name in ("rotation_error_median", "shift_error_median_px")}
     kept |= {name: found[name] for name in ("components", "images", "conformations") if name in found}
     return kept
 
@@ -127,6 +130,8 @@ def best_hand(path: Path, truth: Path):
 def is_right(case: Case, run: dict[str, Any]) -> bool:
     """Whether a search found the structure."""
     if case is APOFERRITIN and run["fsc_to_map_at_8"] < 0.5:
+        return False
+    if "--search.classes" in case.search and run["components"]["accuracy"] < SORTED:
         return False
     return run["rotation_error_median"] <= case.right
 

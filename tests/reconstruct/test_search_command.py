@@ -68,7 +68,7 @@ def test_given_poses_are_where_a_search_begins(
     flags = ("--poses", "search", "--no-report", "--refine.rounds", 3, "--out", tmp_path / "job")
     done = run_frazil("reconstruct", disturbed_stack, *flags)
     assert done.code == 0, done.stderr
-    assert "the search begins with the map of the poses in the table" in (tmp_path / "job" / "log.txt").read_text()
+    assert "the search begins with the map of the poses there are" in (tmp_path / "job" / "log.txt").read_text()
     assert angles(tmp_path / "job", rigid_stack)["rotation_error_median"] < 2
 
 
