@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from frazil.cli import main
-from frazil.data.stack import read_particles, write_particles_star
+from frazil.data.stack import Particles, read_particles, write_particles_star
+from frazil.engine.job import Job
 from frazil.evaluate.poses import pose_errors
 from frazil.inference.half_map import HalfMap
 from frazil.numerics.rotations import from_rotation_vector
 from frazil.physics.density import Gaussians
 from frazil.physics.grid import Grid
 from frazil.physics.pose import Pose
-from frazil.reconstruct.refine import Refinement
+from frazil.reconstruct import Config, found_by_search
+from frazil.reconstruct.refine import Refinement, refine
 from frazil.reconstruct.refine_report import refinement_section
 
 
@@ -45,11 +47,21 @@ def turned_hinge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return star.parent / "turned.star"
 
 
-def error_of(star: Path, truth: Path) -> float:
+def errors_of(star: Path, truth: Path) -> Tensor:
     found = read_particles(star).pose
     rotation, shift = (torch.from_numpy(np.load(truth / f"{name}.npy")).float() for name in ("rotation", "shift"))
     assert found is not None
-    return float(pose_errors(found, Pose(rotation, shift)).remaining.angle.median())
+    return pose_errors(found, Pose(rotation, shift)).remaining.angle
+
+
+def error_of(star: Path, truth: Path) -> float:
+    """Median, degrees."""
+    return float(errors_of(star, truth).median())
+
+
+def far_share(star: Path, truth: Path) -> float:
+    """Particles that are further off than a hinge could turn them."""
+    return float((errors_of(star, truth) > 30).double().mean())
 
 
 def test_frames_that_turn_with_the_conformation_are_turned_back(run_frazil, turned_hinge, tmp_path):
@@ -62,6 +74,42 @@ def test_frames_that_turn_with_the_conformation_are_turned_back(run_frazil, turn
     assert after < before / 2
     assert "by conformation 1/1" in (tmp_path / "job/log.txt").read_text()
     assert not list((tmp_path / "job/checkpoints").glob("state_*"))
+
+
+def test_particles_in_a_wrong_place_find_theirs_in_the_map_of_their_conformation(
+    run_frazil: Any, turned_hinge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    particles, truth = read_particles(turned_hinge), turned_hinge.parent / "truth"
+    assert particles.pose is not None
+    generator = torch.Generator().manual_seed(3)
+    lost = torch.rand(particles.count, generator=generator) < 0.2
+    rotation = particles.pose.rotation.clone()
+    rotation[lost] = Pose.random(int(lost.sum()), generator=generator).rotation
+    star = turned_hinge.parent / "lost.star"
+    write_particles_star(particles.given(pose=Pose(rotation, particles.pose.shift)), star)
+
+    def as_given(particles: Particles, reference: Grid, config: Config, job: Job) -> tuple[Refinement, float]:
+        """A search that finds the poses of the table."""
+        still = config.model_copy(update={"refine": config.refine.model_copy(update={"rounds": 0})})
+        return refine(particles, reference, still, job), 200.0
+
+    monkeypatch.setattr(found_by_search, "poses_by_search", as_given)
+    flags = ("--poses", "search", "--density", "basis", "--latent-dim", 1, "--basis.model", "linear", "--threads", 1)
+    flags += ("--refine.by-state", 2, "--no-report", "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", star, *flags)
+    assert done.code == 0, done.stderr
+    assert far_share(star, truth) > 0.15
+    assert far_share(tmp_path / "job/outputs/particles.star", truth) < 0.05
+
+
+def test_no_rounds_of_refinement_leave_found_poses_as_they_are(
+    run_frazil: Any, turned_hinge: Path, tmp_path: Path
+) -> None:
+    flags = ("--poses", "amortised", "--density", "basis", "--latent-dim", 1, "--basis.model", "linear")
+    flags += ("--amortised.epochs", 1, "--amortised.width", 16, "--amortised.proposals", 8, "--refine.rounds", 0)
+    done = run_frazil("reconstruct", turned_hinge, *flags, "--threads", 1, "--no-report", "--out", tmp_path / "job")
+    assert done.code == 0, done.stderr
+    assert "by conformation" not in (tmp_path / "job" / "log.txt").read_text()
 
 
 def test_killed_refinement_by_conformation_resumes_bitwise(server: Any, turned_hinge: Path, tmp_path: Path) -> None:

@@ -45,12 +45,6 @@ class StillFrames:
     turn: Float[Tensor, "maps 3 3"]
     offset: Float[Tensor, "maps 3"]
 
-    @staticmethod
-    def same(count: int) -> StillFrames:
-        """All maps lie as they should."""
-        eye = torch.eye(3, dtype=torch.float64)
-        return StillFrames(eye.expand(count, 3, 3).clone(), torch.zeros(count, 3, dtype=torch.float64))
-
 
 def still_frames(maps: Float[Tensor, "maps n n n"], places: Float[Tensor, "maps latent"], grid: Grid) -> StillFrames:
     """The frames of maps in which most of the molecule stands still; that of the most central map is kept.

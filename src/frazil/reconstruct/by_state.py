@@ -3,8 +3,8 @@
 A rigid map draws poses away from the truth: where a domain has turned, the whole is turned a part of the way, this way or
 that. So conformations are learnt at the poses there are, particles with about the same one are refined against a map that is
 made of them alone, in half-sets as always; where poses were searched, they look round once more for a far better place in it.
-And the maps of all conformations are brought into one frame (see
-`inference.still_frames`). With these poses conformations are told apart better, so it is done again.
+And all conformations are brought into one frame (see `inference.still_frames`). With these poses conformations are
+told apart better, so it is done again.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Sorted:
     places: Float[Tensor, "states latent"]
 
 
-# a refinement -> poses of its particles after a look all round, and what to say of it
-Look = Callable[[Refinement], tuple[Pose, str]]
+# (a refinement, settings) -> poses of its particles after a look all round, and what to say of it
+Look = Callable[[Refinement, "Config"], tuple[Pose, str]]
 
 
 def refine_by_state(
@@ -68,9 +68,9 @@ def refine_by_state(
     """
     for number in range(1, rounds + 1):
         particles = refinement.particles
-        pose = _kept(number, job) or _refined(
-            refinement, number, reference, config, job, look if number < rounds else None
-        )
+        pose = _kept(number, job)
+        if pose is None:
+            pose = _refined(refinement, number, reference, config, job, look if number < rounds else None)
         if pose is None:
             return refinement
         assert particles.pose is not None
@@ -107,7 +107,9 @@ def _refined(
     if found is None:
         job.log("no conformational change that both halves agree upon: particles stay together")
         return None
-    pose = refine_states(refinement.particles, found, reference, config, job, number, look)
+    # a state of few particles would guess whether they are bright or dark: all of them together have told
+    sure = config.model_copy(update={"contrast": "bright" if sign > 0 else "dark"})
+    pose = refine_states(refinement.particles, found, reference, sure, job, number, look)
     if job.processes.first:
         tensors = {"rotation": pose.rotation, "shift": pose.shift}
         save_checkpoint(job.checkpoints / f"by_state_{number}.safetensors", tensors, {"metrics": job.metrics.text()})
@@ -163,7 +165,7 @@ def refine_states(
                 refined = refine(particles[rows], reference, own, job, name, quiet=True, biased=True)
                 pose = refined.particles.pose
                 if look is not None:
-                    pose, _ = job.processes.from_first(lambda: look(refined))  # noqa: B023
+                    pose, _ = job.processes.from_first(lambda: look(refined, config))  # noqa: B023
                 assert pose is not None
                 rotation[rows], shift[rows] = pose.rotation, pose.shift
                 maps[state] = job.processes.from_first(lambda: _map(refined, config, reference))  # noqa: B023

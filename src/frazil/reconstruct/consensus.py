@@ -127,12 +127,13 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
     by_state = settings.by_state
     if by_state is None:
         usual = BY_STATE if config.basis.components == 1 else BY_DISCRETE_STATE
-        by_state = usual if moving and settings.pose and (found or searched) else 0
+        asked_not = settings.rounds == 0 or not settings.pose
+        by_state = usual if moving and (found or searched) and not asked_not else 0
     if searched:
         from frazil.reconstruct.found_by_search import looked_around, poses_by_search
 
         refinement, diameter = poses_by_search(particles, reference, config, job)
-        look = partial(looked_around, diameter=diameter, reference=reference, config=config, job=job)
+        look = partial(looked_around, diameter=diameter, reference=reference, job=job)
     elif settings.rounds or by_state:
         from frazil.reconstruct.refine import refine
 

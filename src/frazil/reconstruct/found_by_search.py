@@ -85,7 +85,7 @@ def another_look(
         if job.resumed and path.is_file():
             tensors, _ = load_checkpoint(path)
             return Pose(tensors["rotation"], tensors["shift"])
-        pose, told = looked_around(refinement, diameter, reference, config, job)
+        pose, told = looked_around(refinement, config, diameter, reference, job)
         job.log(told)
         save_checkpoint(path, {"rotation": pose.rotation, "shift": pose.shift}, {})
         return pose
@@ -94,7 +94,7 @@ def another_look(
 
 
 def looked_around(
-    refinement: Refinement, diameter: float, reference: Grid, config: Config, job: Job
+    refinement: Refinement, config: Config, diameter: float, reference: Grid, job: Job
 ) -> tuple[Pose, str]:
     """The poses, those of particles that fit far better far away changed, and how many these are, in words.
 
