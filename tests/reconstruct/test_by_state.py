@@ -73,6 +73,7 @@ def test_frames_that_turn_with_the_conformation_are_turned_back(run_frazil, turn
     assert before > 5
     assert after < before / 2
     assert "by conformation 1/1" in (tmp_path / "job/log.txt").read_text()
+    assert "gaps between them prove no discrete states" in (tmp_path / "job/log.txt").read_text()
     assert not list((tmp_path / "job/checkpoints").glob("state_*"))
 
 
@@ -147,6 +148,7 @@ def test_the_report_tells_of_refinement_by_conformation(turned_hinge: Path) -> N
     curve = torch.ones(1, grid.box_size // 2 + 1)
     done = Refinement(particles, particles, torch.ones(count), (empty, empty), curve, 0, by_state=2)
     assert "each conformation were refined on their own, 2 times" in refinement_section(done).text
+    assert "gaps between them prove no discrete states" in refinement_section(done).text
     assert "conformation" not in refinement_section(replace(done, by_state=0)).text
 
 

@@ -27,6 +27,7 @@ from frazil.reconstruct.basis_job import begin_learning
 from frazil.reconstruct.consensus import backproject_together, judge
 from frazil.reconstruct.maps import Consensus
 from frazil.reconstruct.refine import Refinement, refine
+from frazil.reconstruct.refine_report import GATHERED
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
@@ -80,6 +81,7 @@ def refine_by_state(
         particles = particles.given(pose=pose)
         halves = backproject_together(particles, reference, config.symmetry, job, refinement.scale)
         refinement = replace(refinement, particles=particles, halves=halves, by_state=number)
+    job.log(f"caution: {GATHERED}")
     return refinement
 
 
