@@ -111,7 +111,12 @@ def test_discrete_states_are_told_apart(run_frazil, tmp_path):
     outputs = tmp_path / "job" / "outputs"
     state = np.load(tmp_path / "sim" / "outputs" / "truth" / "state.npy")
     assert adjusted_rand_score(state, np.load(outputs / "component.npy")) > 0.8
-    np.testing.assert_allclose(np.load(outputs / "component_probability.npy").sum(1), 1, atol=1e-4)
+    share, latent = np.load(outputs / "component_probability.npy"), np.load(outputs / "latent.npy")
+    np.testing.assert_allclose(share.sum(1), 1, atol=1e-4)
+    # states are rigid: their images differ in nothing, however much each of them tells
+    for state in range(share.shape[1]):
+        sure = latent[share[:, state] > 1 - 1e-6]
+        assert len(sure) == 0 or np.ptp(sure, axis=0).max() < 1e-4 * latent.std()
 
 
 def test_a_focus_mask_of_another_box_is_refused(run_frazil, moving_stack, tmp_path):

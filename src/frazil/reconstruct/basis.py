@@ -34,6 +34,7 @@ from frazil.reconstruct.linear import (
 from frazil.reconstruct.marching import marching_bands
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
 from frazil.reconstruct.nonlinear import MOST_VOLUMES, manifold_of, on_manifold
+from frazil.reconstruct.region import region_of_change
 from frazil.reconstruct.states import Sorter, States, as_basis
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -213,7 +214,9 @@ class BasisLearner:
         curves = smoothed(half_correlations(*tables, stage.layout)).clamp(LEAST_CORRELATION, 1)
         shell = stage.layout.nearest_shell
         common = (tables[0] + tables[1]) / 2 * (2 / (1 + curves))[shell][:, None]
-        return volumes_of_table(common, stage.layout, stage.box) * self._mask(stage.box, len(common[0, 0]))
+        return volumes_of_table(common, stage.layout, stage.box) * self._mask(
+            stage.box, halves.a.shape[0], state.region
+        )
 
     def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
         """Posterior latents of every image, in working order, given volumes for all of them."""
@@ -229,6 +232,10 @@ class BasisLearner:
             return Latents(*state.manifold.latents(share), state.manifold.metric)
         assert found[0].covariance is not None and found[1].covariance is not None
         mean = torch.cat((found[0].first, found[1].first))[:, 1:]
+        if state.mixture is not None and share is not None:
+            mean = (
+                share @ state.mixture.mean
+            )  # states are rigid: where in its state an image lies is nothing that it shows
         unit = ((found[0].information + found[1].information) / 2).diagonal()[1:].sqrt()
         return Latents(mean, torch.cat((found[0].covariance, found[1].covariance)), unit, share)
 
@@ -243,13 +250,15 @@ class BasisLearner:
         """How many coefficients say where a particle is: those of the band at which the manifold was drawn."""
         return int((stage.plane.shell <= self.placing_band).sum())
 
-    def _mask(self, box: int, volumes: int) -> Float[Tensor, "volumes n n n"]:
+    def _mask(self, box: int, volumes: int, region: Tensor | None = None) -> Float[Tensor, "volumes n n n"]:
+        """What the mean and the directions are multiplied by. ``region``: where the density changes, once that is known."""
         sphere = soft_sphere(box, SPHERE * box, SPHERE_EDGE * box)
         mask = sphere.expand(volumes, box, box, box)
-        if self.focus is None or volumes == 1:
-            return mask
-        focus = resize_to(self.focus[None], box) * (box / self.focus.shape[-1]) ** 3
-        return torch.cat((mask[:1], mask[1:] * focus.clamp(0, 1)))
+        for part in (self.focus, region):
+            if part is not None:
+                resized = resize_to(part[None], box) * (box / part.shape[-1]) ** 3
+                mask = torch.cat((mask[:1], mask[1:] * resized.clamp(0, 1)))
+        return mask
 
     def _mean(self, state: BasisState) -> BasisState:
         """A step of the mean alone at the finest band, and the noise that it leaves."""
@@ -292,11 +301,12 @@ class BasisLearner:
     def _linear(self, state: BasisState, *, band: int) -> BasisState:
         stage = self._stage(band)
         halves = state.halves.resized(stage.box)
-        halves, evidence = linear_pass(self.images, halves, stage, self._mask(stage.box, halves.a.shape[0]))
+        mask = self._mask(stage.box, halves.a.shape[0], state.region)
+        halves, evidence = linear_pass(self.images, halves, stage, mask)
         return replace(state, halves=halves, evidence=(*state.evidence, evidence))
 
     def _choose(self, state: BasisState, *, band: int) -> BasisState:
-        """Keep as many directions as the images of the other half ask for."""
+        """Keep as many directions as the images of the other half ask for, where both halves agree that density changes."""
         stage = self._stage(band)
         halves = state.halves.resized(stage.box)
         evidence = evidence_of_the_other_half(self.images, halves, stage)
@@ -304,8 +314,10 @@ class BasisLearner:
         error = gain.std(0) / len(gain) ** 0.5
         gains = tuple(zip(gain.mean(0).tolist(), error.tolist(), strict=True))
         kept = dimensions_told(evidence) if self.latent_dim is None else self.latent_dim
-        halves = replace(halves, a=halves.a[: kept + 1], b=halves.b[: kept + 1])
-        return replace(state, halves=halves, gains=gains)
+        a, b = (volumes[: kept + 1] for volumes in halves.pair)
+        region = region_of_change(a[1:], b[1:])
+        mask = self._mask(stage.box, kept + 1, region)
+        return replace(state, halves=replace(halves, a=a * mask, b=b * mask), gains=gains, region=region)
 
     def _draw_manifold(self, state: BasisState, *, band: int) -> BasisState:
         stage = self._stage(band)
@@ -371,7 +383,7 @@ class BasisLearner:
         halves = state.halves.resized(stage.box)
         tables = stage.tables(halves.pair)
         found = expect(self.images, halves, tables, stage, state.prior, informed=self._informed(stage))
-        mask = self._mask(stage.box, halves.a.shape[0])
+        mask = self._mask(stage.box, halves.a.shape[0], state.region)
         halves = maximise(halves, tables, found, stage, mask, least=least, together=False)
         evidence = torch.cat((found[0].evidence, found[1].evidence)).mean()
         state = replace(state, halves=halves, evidence=(*state.evidence, float(evidence)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -29,6 +29,7 @@ class BasisState:
             model, from which states divide.
         evidence: mean log evidence per image after each pass. gains: what each number of directions explains of the images
             of the other half, per image, with its standard error; empty before the choice.
+        region: how far both halves agree that density changes there, None before the choice.
     """
 
     halves: Halves
@@ -40,6 +41,7 @@ class BasisState:
     placed: Float[Tensor, "images latent"] | None = None
     evidence: tuple[float, ...] = ()
     gains: tuple[tuple[float, float], ...] = ()
+    region: Float[Tensor, "n n n"] | None = None
 
     @property
     def rigid(self) -> bool:
@@ -71,6 +73,8 @@ class BasisState:
         if self.share is not None and self.whole is not None and self.placed is not None:
             kept = {"share": self.share, "whole": self.whole.to(torch.uint8), "placed": self.placed}
             tensors |= under("states", kept)
+        if self.region is not None:
+            tensors["region"] = self.region
         save_checkpoint(path, tensors, told | {"gains": self.gains})
 
     @staticmethod
@@ -87,10 +91,7 @@ class BasisState:
         states = (kept["share"], kept["whole"].to(torch.bool), kept["placed"]) if kept else (None, None, None)
         halves = Halves(tensors["a"], tensors["b"], tensors["scale"], told["spread"])
         gains = tuple((gain, error) for gain, error in told["gains"])
-        return (
-            BasisState(
-                halves, tensors["noise"], manifold, mixture, *states, evidence=tuple(told["evidence"]), gains=gains
-            ),
-            told["done"],
-            told["metrics"],
+        state = BasisState(
+            halves, tensors["noise"], manifold, mixture, *states, evidence=tuple(told["evidence"]), gains=gains
         )
+        return replace(state, region=tensors.get("region")), told["done"], told["metrics"]
