@@ -31,7 +31,7 @@ class BasisConfig(StageConfig):
     volumes: int | None = setting(
         None, "directions of change of the nonlinear model (as many as the motion needs unless given)", ge=1, le=64
     )
-    landmarks: int = setting(64, "points of the latent space between which coefficients are interpolated", ge=2)
+    landmarks: int = setting(128, "points of the latent space between which coefficients are interpolated", ge=2)
     resolution: float | None = setting(None, "finest spacing used, Å (what the consensus reaches unless given)", gt=0)
     passes: int = setting(5, "passes over the images at the finest spacing", ge=1)
     focus_mask: Path | None = setting(None, "look for changes inside this mask only, .mrc on the grid of the map")

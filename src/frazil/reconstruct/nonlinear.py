@@ -28,6 +28,8 @@ INTERPOLATION_SPREAD = 0.7
 LEAST_EIGENVALUE = 0.03
 MOST_VOLUMES = 24
 LEAST_SHARE = 1e-6
+# neighbours to which the cell of a landmark reaches, and how thick it is across, in standard errors of one image
+NEIGHBOURS, THICKNESS = 2, 0.1
 
 
 @final
@@ -67,12 +69,22 @@ class Manifold:
     def latents(
         self, shares: Float[Tensor, "images landmarks"]
     ) -> tuple[Float[Tensor, "images latent"], Float[Tensor, "images latent latent"]]:
-        """Posterior mean and covariance of the latent of every image; half the spacing is the least spread."""
+        """Posterior mean and covariance of the latent of every image.
+
+        A landmark stands for its cell, which reaches half way to its neighbours.
+        """
         mean = shares @ self.positions
-        outer = (self.positions[:, :, None] * self.positions[:, None, :]).flatten(1)
-        second = (shares @ outer).reshape(len(shares), mean.shape[1], mean.shape[1])
-        least = torch.diag((self.spacing / 2 / self.metric).square())
-        return mean, second - mean[:, :, None] * mean[:, None, :] + least
+        outer = self.positions[:, :, None] * self.positions[:, None, :] + self._cells()
+        second = (shares @ outer.flatten(1)).reshape(len(shares), mean.shape[1], mean.shape[1])
+        return mean, second - mean[:, :, None] * mean[:, None, :]
+
+    def _cells(self) -> Float[Tensor, "landmarks latent latent"]:
+        """Covariance of the latents in the cell of each landmark: wide along the manifold, thin across it."""
+        places = self.positions * self.metric
+        nearest = torch.cdist(places, places).argsort(dim=1)[:, 1 : 1 + NEIGHBOURS]
+        half = (self.positions[nearest] - self.positions[:, None]) / 2
+        along = (half[..., :, None] * half[..., None, :]).mean(1)
+        return along + torch.diag((THICKNESS / self.metric).square())
 
 
 def manifold_of(
@@ -98,10 +110,17 @@ def manifold_of(
     share = torch.bincount(torch.from_numpy(clusters.labels_).to(torch.int64), minlength=count).to(torch.float64)
     share = share / share.sum()
     squared = torch.cdist(places, places).square()
-    spacing = float(squared.sort(dim=1).values[:, 1:3].mean().sqrt())
-    functions = _smooth_functions(squared / spacing**2, share, volumes)
+    functions = _smooth_functions(squared / _spacing(places) ** 2, share, volumes)
+    # places vary as smoothly as volumes do: what is left is the noise of the latents they were drawn from
+    mean = share @ places
+    places = mean + functions @ ((functions * share[:, None]).T @ (places - mean))
     positions = (places / metric.to(torch.float64)).to(torch.float32)
-    return Manifold(positions, metric, functions.to(torch.float32), share.to(torch.float32), spacing)
+    return Manifold(positions, metric, functions.to(torch.float32), share.to(torch.float32), _spacing(places))
+
+
+def _spacing(places: Float[Tensor, "landmarks latent"]) -> float:
+    """Typical distance to the nearest neighbours."""
+    return float(torch.cdist(places, places).sort(dim=1).values[:, 1 : 1 + NEIGHBOURS].square().mean().sqrt())
 
 
 def _smooth_functions(squared: Tensor, share: Tensor, volumes: int | None) -> Tensor:
