@@ -21,6 +21,7 @@ from frazil.inference.coefficient_posteriors import GaussianPrior
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
 from frazil.reconstruct.basis_state import BasisState
+from frazil.reconstruct.expectation import Expectation
 from frazil.reconstruct.growth import Growth, clustered, grown, joined, one_state, settled
 from frazil.reconstruct.linear import (
     Halves,
@@ -220,10 +221,7 @@ class BasisLearner:
 
     def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
         """Posterior latents of every image, in working order, given volumes for all of them."""
-        stage = self._stage(self.placing_band)
-        volumes = resize_to(volumes, stage.box)
-        halves = replace(state.halves, a=volumes, b=volumes)
-        found = expect(self.images, halves, stage.tables(halves.pair), stage, state.prior, update=False)
+        found = self._placed(state, replace(state.halves, a=volumes, b=volumes))
         share = (
             None if found[0].share is None or found[1].share is None else torch.cat((found[0].share, found[1].share))
         )
@@ -238,6 +236,31 @@ class BasisLearner:
             )  # states are rigid: where in its state an image lies is nothing that it shows
         unit = ((found[0].information + found[1].information) / 2).diagonal()[1:].sqrt()
         return Latents(mean, torch.cat((found[0].covariance, found[1].covariance)), unit, share)
+
+    def weights(self, state: BasisState) -> tuple[Float[Tensor, "images volumes"], Float[Tensor, "volumes volumes"]]:
+        """Posterior mean weights of every image, in working order, by the volumes of its own half; and how well an image
+        tells weights apart, see `Expectation`."""
+        found = self._placed(state, state.halves)
+        return torch.cat((found[0].first, found[1].first)), (found[0].information + found[1].information) / 2
+
+    def _placed(self, state: BasisState, halves: Halves) -> tuple[Expectation, Expectation]:
+        stage = self._stage(self.placing_band)
+        halves = halves.resized(stage.box)
+        return expect(self.images, halves, stage.tables(halves.pair), stage, state.prior, update=False)
+
+    def seeing(self, images: WhitenedImages, state: BasisState) -> tuple[BasisLearner, BasisState]:
+        """The same learner with the same images read at other poses, and what it knows, in their working order."""
+        scale = torch.empty_like(state.halves.scale)
+        scale[self.images.order] = state.halves.scale
+        return (
+            replace(self, images=images, _stages={}),
+            replace(state, halves=replace(state.halves, scale=scale[images.order])),
+        )
+
+    def improved(self, state: BasisState) -> BasisState:
+        """The state of a motion after one more pass over the images at the finest band."""
+        step = self._linear if state.manifold is None else self._sharpen
+        return self.images.processes.same(step(state, band=self.bands[-1]))
 
     # -------------------------------------------------------------------------------------------------------- steps
 

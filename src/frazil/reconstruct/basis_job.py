@@ -124,9 +124,13 @@ def planned_tables(band: int, box: int, count: int, config: Config) -> float:
 
 
 def read_whitened(
-    particles: Particles, band: int, noise: Tensor, config: Config, job: Job, sign: float
+    particles: Particles, band: int, noise: Tensor, config: Config, job: Job, sign: float, *, again: bool = False
 ) -> WhitenedImages:
-    """The coefficients in memory, or on the job's disk when memory is short."""
+    """The coefficients in memory, or on the job's disk when memory is short.
+
+    Args:
+        again: they were read before, at other poses, and take the place of those: nothing new is said.
+    """
     grid = particles.grid
     tables = planned_tables(band, grid.box_size, particles.count, config)
     if config.basis.within != 0:
@@ -136,9 +140,10 @@ def read_whitened(
     short = room is not None and size > SHARE_FOR_IMAGES * max(room - tables, 0)
     on_disk = config.basis.cache == "disk" or (config.basis.cache == "auto" and short)
     where = f"; {size / 1e9:.1f} GB of images on disk" if on_disk else ""
-    job.announce_memory(
-        tables + (0 if on_disk else size), f"tables of the basis{'' if on_disk else ' and images'}{where}"
-    )
+    if not again:
+        job.announce_memory(
+            tables + (0 if on_disk else size), f"tables of the basis{'' if on_disk else ' and images'}{where}"
+        )
     with job.progress(math.ceil(particles.count / job.processes.count), "reading images") as progress:
         file = job.checkpoints / f"coefficients_{job.processes.rank}.float16" if on_disk else None
         return WhitenedImages(

@@ -1,16 +1,18 @@
 """Poses of moving particles: every conformation refined on its own, and all laid on each other so that most stands still.
 
 A rigid map draws poses away from the truth: where a domain has turned, the whole is turned a part of the way, this way or
-that. So conformations are learnt at the poses there are, particles with about the same one are refined against a map that is
-made of them alone, in half-sets as always; where poses were searched, they look round once more for a far better place in it.
-And all conformations are brought into one frame (see `inference.still_frames`). With these poses conformations are
-told apart better, so it is done again.
+that. So conformations are learnt at the poses there are, every particle is refined against its own, and all conformations
+are brought into one frame (see `inference.still_frames`); where poses were searched, particles look round once more for a far
+better place. With these poses conformations are told apart better, so it is done again.
+
+What moves continuously is refined `along_motion`. Discrete states are refined here, each against half-maps of its own
+particles alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -23,26 +25,26 @@ from frazil.inference.still_frames import StillFrames, still_frames
 from frazil.numerics.rotations import geodesic_angle
 from frazil.physics.grid import Grid
 from frazil.physics.pose import DEGREE, Pose
+from frazil.reconstruct.along_motion import Motion, refine_along_motion
+from frazil.reconstruct.basis import BasisLearner
 from frazil.reconstruct.basis_job import begin_learning
+from frazil.reconstruct.basis_state import BasisState
 from frazil.reconstruct.consensus import backproject_together, judge
-from frazil.reconstruct.maps import Consensus
+from frazil.reconstruct.found_by_search import looked_around
 from frazil.reconstruct.refine import Refinement, refine
-from frazil.reconstruct.refine_report import GATHERED
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
     from frazil.reconstruct import Config
 
-# conformations at most, particles that each should have, and that a half-set needs for a map
-MOST_STATES, PARTICLES_OF_A_STATE, FEWEST = 16, 300, 20
-# rounds of refinement of each conformation
-ROUNDS = 5
+# particles that a half-set of a state needs for a map, and rounds of refinement of each state
+FEWEST, ROUNDS = 20, 5
 
 
 @final
 @dataclass(frozen=True)
 class Sorted:
-    """Particles by conformation.
+    """Particles by discrete state.
 
     Attributes:
         state: of every particle. places: latents of the states.
@@ -52,28 +54,24 @@ class Sorted:
     places: Float[Tensor, "states latent"]
 
 
-# (a refinement, settings) -> poses of its particles after a look all round, and what to say of it
-Look = Callable[[Refinement, "Config"], tuple[Pose, str]]
-
-
 def refine_by_state(
-    refinement: Refinement, reference: Grid, config: Config, job: Job, rounds: int, look: Look | None = None
+    refinement: Refinement, reference: Grid, config: Config, job: Job, rounds: int, diameter: float | None = None
 ) -> Refinement:
     """Rounds of learning conformations and refining each on its own; nothing changes where the molecule is rigid.
 
     A job that was killed goes on in the round that it was in. A meeting of the processes that work on the job.
 
     Args:
-        refinement: of all particles together. reference: the grid of the maps. look: how particles look round after a
-            round, but the last; None where they do not.
+        refinement: of all particles together. reference: the grid of the maps.
+        diameter: Å, of the molecule, where particles look round after each round but the last; None where they do not.
     """
     for number in range(1, rounds + 1):
         particles = refinement.particles
         pose = _kept(number, job)
         if pose is None:
-            pose = _refined(refinement, number, reference, config, job, look if number < rounds else None)
+            pose = _refined(refinement, number, reference, config, job, diameter if number < rounds else None)
         if pose is None:
-            return refinement
+            break
         assert particles.pose is not None
         turned = geodesic_angle(pose.rotation.double(), particles.pose.rotation.double()).median() / DEGREE
         job.metric(by_state=number, median_turn=round(float(turned), 4))
@@ -81,7 +79,6 @@ def refine_by_state(
         particles = particles.given(pose=pose)
         halves = backproject_together(particles, reference, config.symmetry, job, refinement.scale)
         refinement = replace(refinement, particles=particles, halves=halves, by_state=number)
-    job.log(f"caution: {GATHERED}")
     return refinement
 
 
@@ -101,17 +98,23 @@ def _kept(number: int, job: Job) -> Pose | None:
 
 
 def _refined(
-    refinement: Refinement, number: int, reference: Grid, config: Config, job: Job, look: Look | None
+    refinement: Refinement, number: int, reference: Grid, config: Config, job: Job, diameter: float | None
 ) -> Pose | None:
     """The poses after a round; None where there is one conformation only."""
+    particles = refinement.particles
     consensus, sign = job.processes.from_first(lambda: judge(*refinement.halves, config, reference))
-    found = sorted_by_state(refinement.particles, consensus, config, job, sign, number)
-    if found is None:
+    learner, begun = begin_learning(particles, consensus, config, job, sign=sign, file=f"basis_{number}")
+    state = learner.learn(begun, job, job.metrics, lambda name, state: None)
+    if state.halves.a.shape[0] == 1:
         job.log("no conformational change that both halves agree upon: particles stay together")
         return None
-    # a state of few particles would guess whether they are bright or dark: all of them together have told
-    sure = config.model_copy(update={"contrast": "bright" if sign > 0 else "dark"})
-    pose = refine_states(refinement.particles, found, reference, sure, job, number, look)
+    if state.mixture is None:
+        motion = Motion(learner, state, sign, config, job)
+        pose = refine_along_motion(particles, motion, diameter, consensus.correlation.corrected)
+    else:
+        # a state of few particles would guess whether they are bright or dark: all of them together have told
+        sure = config.model_copy(update={"contrast": "bright" if sign > 0 else "dark"})
+        pose = refine_states(particles, _sorted(learner, state), reference, sure, job, number, diameter)
     if job.processes.first:
         tensors = {"rotation": pose.rotation, "shift": pose.shift}
         save_checkpoint(job.checkpoints / f"by_state_{number}.safetensors", tensors, {"metrics": job.metrics.text()})
@@ -120,34 +123,18 @@ def _refined(
     return pose
 
 
-def sorted_by_state(
-    particles: Particles, consensus: Consensus, config: Config, job: Job, sign: int, number: int
-) -> Sorted | None:
-    """Particles sorted by the conformations of a basis: its discrete states, or clusters of its latents."""
-    learner, begun = begin_learning(particles, consensus, config, job, sign=sign, file=f"basis_{number}")
-    state = learner.learn(begun, job, job.metrics, lambda name, state: None)
-    if state.halves.a.shape[0] == 1:
-        return None
+def _sorted(learner: BasisLearner, state: BasisState) -> Sorted:
+    """Particles by their likeliest state."""
     found = learner.latents(state, learner.together(state))
+    assert found.component is not None
     order = torch.argsort(learner.images.order)
     latent = found.mean[order] * found.unit
-    if found.component is not None:
-        component = found.component[order].argmax(1)
-    else:
-        component = job.processes.same(_clusters(latent, config.seed))
-    present, component = component.unique(return_inverse=True)
+    present, component = found.component[order].argmax(1).unique(return_inverse=True)
     return Sorted(component, torch.stack([latent[component == each].mean(0) for each in range(len(present))]))
 
 
-def _clusters(latent: Float[Tensor, "particles latent"], seed: int) -> Int[Tensor, " particles"]:
-    from sklearn.cluster import KMeans
-
-    count = min(MOST_STATES, max(2, len(latent) // PARTICLES_OF_A_STATE))
-    return torch.from_numpy(KMeans(count, n_init="auto", random_state=seed).fit_predict(latent.numpy())).long()
-
-
 def refine_states(
-    particles: Particles, found: Sorted, reference: Grid, config: Config, job: Job, number: int, look: Look | None
+    particles: Particles, found: Sorted, reference: Grid, config: Config, job: Job, number: int, diameter: float | None
 ) -> Pose:
     """The particles of every state refined on their own, then brought into one frame.
 
@@ -158,7 +145,7 @@ def refine_states(
     own = config.model_copy(update={"refine": poses})
     rotation, shift = particles.pose.rotation.clone(), particles.pose.shift.clone()
     maps: dict[int, Tensor] = {}
-    with job.progress(len(found.places), "refining conformations", unit="states") as progress:
+    with job.progress(len(found.places), "refining states", unit="states") as progress:
         for state in range(len(found.places)):
             rows = torch.nonzero(found.state == state)[:, 0]
             halves = torch.bincount(particles.half_set[rows], minlength=2)
@@ -166,8 +153,9 @@ def refine_states(
                 name = f"state_{number}_{state:02d}"
                 refined = refine(particles[rows], reference, own, job, name, quiet=True, biased=True)
                 pose = refined.particles.pose
-                if look is not None:
-                    pose, _ = job.processes.from_first(lambda: look(refined, config))  # noqa: B023
+                if diameter is not None:
+                    look = partial(looked_around, refined, config, diameter, reference, job)
+                    pose, _ = job.processes.from_first(look)
                 assert pose is not None
                 rotation[rows], shift[rows] = pose.rotation, pose.shift
                 maps[state] = job.processes.from_first(lambda: _map(refined, config, reference))  # noqa: B023
@@ -177,7 +165,7 @@ def refine_states(
         # the axes of a symmetry are the frame already
         return pose
     fewest = int(torch.bincount(found.state)[sorted(maps)].min())
-    job.log(f"{len(maps)} conformations refined, of {fewest} particles or more")
+    job.log(f"{len(maps)} states refined, of {fewest} particles or more")
     frames = job.processes.from_first(lambda: _frames(maps, found.places, reference))
     moved = pose.of_moved_object(frames.turn[found.state], frames.offset[found.state])
     return Pose(moved.rotation, moved.shift)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,7 +119,7 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
         found: whether their poses were found by a neural network just now. Those of an encoder beside a map of voxels are
             where a search begins; a field comes with them, and they stay.
     """
-    refinement, look, settings = None, None, config.refine
+    refinement, diameter, settings = None, None, config.refine
     searched = not found and (particles.pose is None or config.poses == "search" or config.ignore_poses)
     searched |= found and config.made_of != "field" and settings.rounds != 0
     moving = config.made_of == "basis" and config.latent_dim != 0
@@ -130,10 +129,9 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
         asked_not = settings.rounds == 0 or not settings.pose
         by_state = usual if moving and (found or searched) and not asked_not else 0
     if searched:
-        from frazil.reconstruct.found_by_search import looked_around, poses_by_search
+        from frazil.reconstruct.found_by_search import poses_by_search
 
         refinement, diameter = poses_by_search(particles, reference, config, job)
-        look = partial(looked_around, diameter=diameter, reference=reference, job=job)
     elif settings.rounds or by_state:
         from frazil.reconstruct.refine import refine
 
@@ -142,7 +140,7 @@ def refined(particles: Particles, reference: Grid, config: Config, job: Job, *, 
     if refinement is not None and by_state:
         from frazil.reconstruct.by_state import refine_by_state
 
-        refinement = refine_by_state(refinement, reference, config, job, by_state, look)
+        refinement = refine_by_state(refinement, reference, config, job, by_state, diameter)
     return refinement
 
 

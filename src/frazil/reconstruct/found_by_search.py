@@ -8,7 +8,7 @@ half-set and to the resolution that both halves agree upon; then refinement goes
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from frazil.data.stack import Particles
@@ -96,37 +96,51 @@ def another_look(
 def looked_around(
     refinement: Refinement, config: Config, diameter: float, reference: Grid, job: Job
 ) -> tuple[Pose, str]:
+    """A look in the map of each half-set: see `looked_among`."""
+    consensus, _ = judge(*refinement.halves, config, reference)
+    trust = believed(consensus.correlation.corrected).clamp(1e-3, 1 - 1e-3).float()
+    # the images are as they are: density may be dark
+    a, b = ((half.volume(trust / (1 - trust)) * consensus.mask)[None] for half in refinement.halves)
+    assert refinement.particles.half_set is not None
+    one = torch.zeros_like(refinement.particles.half_set)
+    return looked_among(refinement.particles, (a, b), one, consensus.correlation.corrected, config, diameter, job)
+
+
+def looked_among(
+    particles: Particles,
+    volumes: tuple[Float[Tensor, "volumes n n n"], Float[Tensor, "volumes n n n"]],
+    component: Int[Tensor, " particles"],
+    correlation: Float[Tensor, " shells"],
+    config: Config,
+    diameter: float,
+    job: Job,
+) -> tuple[Pose, str]:
     """The poses, those of particles that fit far better far away changed, and how many these are, in words.
 
     A sample looks first; where hardly any of them moves, the others stay as well.
 
     Args:
-        diameter: of a sphere around the molecule, Å.
+        volumes: of half-sets A and B, with density as it is in the images; each particle looks in all those of its own.
+        component: the one that it is in. correlation: of the half-sets' maps. diameter: of a sphere around the molecule, Å.
     """
-    particles = refinement.particles
     assert particles.pose is not None and particles.half_set is not None
-    consensus, _ = judge(*refinement.halves, config, reference)
-    trust = believed(consensus.correlation.corrected).clamp(1e-3, 1 - 1e-3).float()
     grid = particles.grid
-    agreed = grid.resolution_of(first_shell_below(trust, AGREED))
-    level = _affordable(search_of(particles, config, diameter, RANGE), max(agreed, FINEST * config.search.resolution))
+    agreed = grid.resolution_of(first_shell_below(believed(correlation), AGREED))
+    search, finest = search_of(particles, config, diameter, RANGE), max(agreed, FINEST * config.search.resolution)
+    level = _affordable(search, finest, len(volumes[0]))
     noise, plane = measured_noise(particles), grid.half_plane(level.low.band)
     placer = Placer(particles, noise, level)
-    # the images are as they are: density in them may be dark
-    halves = [
-        resized((half.volume(trust / (1 - trust)) * consensus.mask)[None].float(), level.low.box_size)
-        for half in refinement.halves
-    ]
-    known = Placed(particles.pose, torch.zeros_like(particles.half_set), torch.zeros(particles.count))
+    halves = [resized(half.float(), level.low.box_size) for half in volumes]
+    known = Placed(particles.pose, component, torch.zeros(particles.count))
     rotation, shift = particles.pose.rotation.clone(), particles.pose.shift.clone()
     symmetry = point_group(config.symmetry)
 
     def look(rows: Tensor) -> None:
-        for which, volumes in enumerate(halves):
+        for which, there in enumerate(halves):
             own = rows[particles.half_set[rows] == which]  # type: ignore[index]
             for some in own.split(MOST_IMAGES) if len(own) else ():
                 images = read_coarse(particles, grid, plane, noise, some)
-                found = placer.placed(images, some, volumes, known[some], advance=progress.advance).pose
+                found = placer.placed(images, some, there, known[some], advance=progress.advance).pose
                 far = degrees_apart(found.rotation, known.pose.rotation[some], symmetry) > FAR
                 rotation[some[far]], shift[some[far]] = found.rotation[far], found.shift[far]
 
@@ -151,8 +165,8 @@ def degrees_apart(
     return torch.rad2deg(torch.arccos(((trace - 1) / 2).clamp(-1, 1)))
 
 
-def _affordable(search: Search, resolution: float) -> Level:
-    """The finest comparison, no finer than a resolution, that is not too much work."""
-    while (level := search.level(resolution, REACH)).work > MOST_WORK and resolution < COARSEST:
+def _affordable(search: Search, resolution: float, volumes: int) -> Level:
+    """The finest comparison with so many volumes, no finer than a resolution, that is not too much work."""
+    while (level := search.level(resolution, REACH)).work * volumes > MOST_WORK and resolution < COARSEST:
         resolution *= 1.1
     return level

@@ -154,6 +154,17 @@ def check_refinement(particles: Particles, settings: RefineConfig) -> None:
         )
 
 
+def widest_prior(settings: RefineConfig, grid: Grid) -> PriorWidths:
+    """The widths that the prior begins with, and never exceeds."""
+    shift = settings.shift_prior or PIXELS_OF_SHIFT * grid.pixel_size
+    return PriorWidths(
+        rotation=settings.rotation_prior if settings.pose else 0.0,
+        shift=shift if settings.pose else 0.0,
+        defocus=settings.defocus_prior if settings.defocus else 0.0,
+        scale=settings.scale_prior if settings.scale else 0.0,
+    )
+
+
 @final
 class Refiner:
     """Carries out the rounds of a stack."""
@@ -208,7 +219,7 @@ class Refiner:
         groups, shells = len(self.particles.grids), self.reference.box_size // 2 + 1
         noise = measured_noise(self.particles)
         tilt, nothing = torch.zeros(groups, 2), torch.zeros(0, shells)
-        begin = Round(0, Refined.unrefined(self.known), tilt, noise, self._widest(), nothing)
+        begin = Round(0, Refined.unrefined(self.known), tilt, noise, widest_prior(self.settings, self.grid), nothing)
         return begin, begin
 
     def _kept(self) -> tuple[Round, Round, dict[str, Any]] | None:
@@ -252,7 +263,7 @@ class Refiner:
         found = _of_mean_strength(seen.refined(state.found, state.prior))
         ratio_of_noise = torch.ones_like(state.noise)
         ratio_of_noise[:, : band + 1] = seen.residual(found)
-        widest = self._widest()
+        widest = widest_prior(self.settings, self.grid)
         prior = widest if self.biased else learnt_widths(found, self.known, state.prior, widest)
         noise = state.noise * ratio_of_noise
         state = replace(state, number=state.number + 1, found=found, prior=prior, noise=noise)
@@ -264,17 +275,6 @@ class Refiner:
         if number == 0 and self.settings.first_resolution is not None:
             shell = self.grid.shell_of(self.settings.first_resolution)
         return min(max(LEAST_BAND, math.ceil(shell)), self.grid.last_shell)
-
-    def _widest(self) -> PriorWidths:
-        """The widths that the prior begins with, and never exceeds."""
-        settings = self.settings
-        shift = settings.shift_prior or PIXELS_OF_SHIFT * self.grid.pixel_size
-        return PriorWidths(
-            rotation=settings.rotation_prior if settings.pose else 0.0,
-            shift=shift if settings.pose else 0.0,
-            defocus=settings.defocus_prior if settings.defocus else 0.0,
-            scale=settings.scale_prior if settings.scale else 0.0,
-        )
 
     def _with_tilt(self, state: Round, seen: OwnHalf) -> Round:
         """The tilt of every group and the shift that all its particles have in common."""

@@ -9,10 +9,6 @@ from frazil.figures.section import Section
 from frazil.numerics.rotations import geodesic_angle
 from frazil.reconstruct.refine import Refinement
 
-# each refined conformation has a small error of its own in its frame, which the latents then show
-GATHERED = (
-    "latents gather around the conformations that were refined on their own: gaps between them prove no discrete states"
-)
 # curves that a figure can tell apart
 MOST_CURVES = 6
 
@@ -30,8 +26,8 @@ def refinement_section(refinement: Refinement) -> Section:
     )
     if refinement.by_state:
         section.text += (
-            f" Then particles of each conformation were refined on their own, {refinement.by_state} times, and all"
-            f" conformations were laid on each other so that most of the molecule stands still. Caution: {GATHERED}."
+            f" Then particles were refined against their own conformations, {refinement.by_state} times, and all"
+            " conformations were laid on each other so that most of the molecule stands still."
         )
     shown = sorted({round(place) for place in torch.linspace(0, rounds - 1, min(rounds, MOST_CURVES)).tolist()})
     series = {f"round {number}" if number else "before": refinement.correlation[number] for number in shown}

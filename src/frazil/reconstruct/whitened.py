@@ -175,6 +175,12 @@ class WhitenedImages:
         part._own = range(before[a.start], before[a.stop]), range(before[b.start], before[b.stop])
         return part
 
+    def alone(self) -> WhitenedImages:
+        """The same images as if there were no others in the stack: ``order`` counts these alone."""
+        part = copy.copy(self)
+        part.order = torch.argsort(torch.argsort(self.order))
+        return part
+
     def set_noise(self, noise: Float[Tensor, "groups shells"]) -> None:
         """Whiten by another noise from here on; the stored values stay."""
         self._gain = whitening(noise, self.plane)
