@@ -85,6 +85,15 @@ class Refined(TensorValue):
             zero, zero, pose.to(torch.float64), zero, zero + 1, zero.new_zeros(*shape, 5, 5), zero.new_zeros(*shape, 2)
         )
 
+    def drawn(self, generator: torch.Generator) -> Pose:
+        """Poses drawn from the posterior: the normal distribution of `covariance` around the refined ones."""
+        covariance = (self.covariance + self.covariance.mT).double() / 2
+        values, axes = torch.linalg.eigh(covariance)
+        normal = torch.randn(*values.shape, generator=generator, dtype=torch.float64)
+        off = (axes @ (values.clamp(min=0).sqrt() * normal)[..., None])[..., 0]
+        rotation = from_rotation_vector(off[..., :3] * DEGREE) @ self.pose.rotation.double()
+        return Pose(rotation.to(self.pose.rotation), self.pose.shift + off[..., 3:].to(self.pose.shift))
+
     def tensors(self) -> dict[str, Tensor]:
         """Every number by its name; `of_tensors` takes them back."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pose"}

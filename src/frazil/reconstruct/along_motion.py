@@ -3,7 +3,10 @@
 The conformation of a particle is the posterior mean of its map in a learnt basis, by the volumes of its own half-set.
 Particles with about the same one are refined together against that map, then the volumes learn from the new poses, a few
 times over. Conformations that differ less than an image can tell share a map: were they coarser, every particle would be
-drawn towards the middle of its group, and the latents would gather there.
+drawn towards the middle of its group, and the latents would gather there. A pose that is wrong by a little makes the whole
+look as if it had moved by a little, and the best of poses would follow whatever volumes have learnt before. So volumes learn
+from poses drawn from their posteriors (Monte Carlo expectation-maximisation: Wei and Tanner 1990), and the best are taken at
+the end of a round.
 
 The frame of a conformation (see `inference.still_frames`) is found at some places along the motion, and every particle takes
 that between them: a frame that changed in steps would be taken for motion.
@@ -88,21 +91,21 @@ class Conformations:
 
 
 def refine_along_motion(
-    particles: Particles, motion: Motion, diameter: float | None, correlation: Float[Tensor, " shells"]
+    particles: Particles, motion: Motion, number: int, correlation: Float[Tensor, " shells"], diameter: float | None
 ) -> Pose:
     """Poses refined along a motion that was learnt at those of the particles.
 
     A meeting of the processes that work on the job.
 
     Args:
+        number: of the round. correlation: of the half-maps of all particles.
         diameter: Å, of the molecule, if particles shall look round once more for a far better place; else None.
-        correlation: of the half-maps of all particles.
     """
     pose = particles.pose
-    for number in range(PASSES):
-        if number > 0:
+    for step in range(PASSES):
+        if step > 0:
             motion = motion.at_poses(particles)
-        pose = motion.refined(particles, number)
+        pose = motion.refined(particles, number * PASSES + step, drawn=step < PASSES - 1)
         particles = particles.given(pose=pose)
     if diameter is not None:
         pose = motion.looked_round(particles, diameter, correlation)
@@ -158,29 +161,31 @@ class Motion:
         box = self.grid.box_size
         return resize_to(self.state.halves.a, box), resize_to(self.state.halves.b, box)
 
-    def refined(self, particles: Particles, number: int) -> Pose:
-        """Every particle refined against the map that its group has in its own half-set."""
+    def refined(self, particles: Particles, number: int, *, drawn: bool) -> Pose:
+        """Every particle refined against the map that its group has in its own half-set; with a ``number`` of its own."""
         assert particles.pose is not None
-        images, found = self.learner.images, self.conformations(MOST_GROUPS, number)
+        images, groups = self.learner.images, self.conformations(MOST_GROUPS, number)
+        generator = torch.Generator().manual_seed(self.config.seed + number)
         layout, no_tilt = table_layout(images.plane.band), torch.zeros(images.groups, 2)
-        mask, halves = self.outline(found, self.grid), self.halves()
+        mask, halves = self.outline(groups, self.grid), self.halves()
         # poses that were made with another map are wide of the truth: the prior stays wide
         prior = replace(widest_prior(self.config.refine, self.grid), defocus=0.0)
-        before, group = particles.pose, found.group[images.order]
+        before, group = particles.pose, groups.group[images.order]
         rotation, shift = before.rotation.clone(), before.shift.clone()
-        for each in range(len(found.places)):
+        for each in range(len(groups.places)):
             own = images.subset(group == each)
             rows = own.order.sort().values
             known = Pose(before.rotation[rows][:, None].double(), before.shift[rows][:, None].double())
-            a, b = (table_of_volumes((found.map(each, half) * mask)[None].float(), layout) for half in halves)
+            a, b = (table_of_volumes((groups.map(each, half) * mask)[None].float(), layout) for half in halves)
             seen = OwnHalf(own.alone(), known, no_tilt, (a, b), layout, images.plane)
-            pose = seen.refined(Refined.unrefined(known), prior).pose
+            found = seen.refined(Refined.unrefined(known), prior)
+            pose = found.drawn(generator) if drawn else found.pose
             rotation[rows], shift[rows] = pose.rotation[:, 0].float(), pose.shift[:, 0].float()
         turned = geodesic_angle(rotation.double(), before.rotation.double()).median() / DEGREE
         self.job.log(
-            f"each particle refined against its own of {len(found.places)} conformations: turned by {turned:.2f}°"
+            f"each particle refined against its own of {len(groups.places)} conformations: turned by {turned:.2f}°"
         )
-        return Pose(rotation, shift)
+        return self.job.processes.same(Pose(rotation, shift))
 
     def looked_round(self, particles: Particles, diameter: float, correlation: Float[Tensor, " shells"]) -> Pose:
         """The poses after a look in a few conformations: a lost particle was sorted by a wrong pose, perhaps wrongly."""

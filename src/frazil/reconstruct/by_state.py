@@ -109,8 +109,8 @@ def _refined(
         job.log("no conformational change that both halves agree upon: particles stay together")
         return None
     if state.mixture is None:
-        motion = Motion(learner, state, sign, config, job)
-        pose = refine_along_motion(particles, motion, diameter, consensus.correlation.corrected)
+        motion, correlation = Motion(learner, state, sign, config, job), consensus.correlation.corrected
+        pose = refine_along_motion(particles, motion, number, correlation, diameter)
     else:
         # a state of few particles would guess whether they are bright or dark: all of them together have told
         sure = config.model_copy(update={"contrast": "bright" if sign > 0 else "dark"})
