@@ -171,3 +171,16 @@ def test_images_without_a_ctf_are_refined_as_well():
     found = plain.refine(disturbed(plain, 3.0, 3.0), None, FREE, iterations=30)
     assert float(angle(plain, found).max()) < 0.05
     assert not bool(found.defocus.any())
+
+
+def test_poses_drawn_from_a_posterior_scatter_as_it_states() -> None:
+    generator = torch.Generator().manual_seed(4)
+    half = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    covariance = half @ half.T
+    pose = Pose.random(1, 3.0, generator, torch.float64)
+    many = Pose(pose.rotation.expand(20_000, 3, 3)[:, None], pose.shift.expand(20_000, 2)[:, None])
+    found = dataclasses.replace(Refined.unrefined(many), covariance=covariance.expand(20_000, 1, 5, 5))
+    drawn = found.drawn(generator)
+    turned = to_rotation_vector(drawn.rotation[:, 0] @ pose.rotation.mT) * (180 / math.pi)
+    off = torch.cat((turned, drawn.shift[:, 0] - pose.shift), dim=1)
+    torch.testing.assert_close(off.T.cov(), covariance, rtol=0, atol=0.05 * float(covariance.diagonal().max()))

@@ -11,8 +11,8 @@ inferred from both images. `--preset cryodrgn` makes the ensemble of a neural fi
 Poses, defocus, strength and beam tilt may be refined first, in rounds: `--refine.rounds 10`. Each particle is compared with
 the map of its own half-set only, to the resolution that both halves agree upon, until they agree no better.
 
-Where molecules move, a rigid map draws poses away from the truth. `--refine.by-state 2` learns conformations, refines the
-particles of each on their own, and lays all conformations on each other so that most of the molecule stands still. With
+Where molecules move, a rigid map draws poses away from the truth. `--refine.by-state 2` learns conformations, refines every
+particle against its own, and lays all conformations on each other so that most of the molecule stands still. With
 `--density basis` this is done by itself where poses were found here.
 
 Poses that the table does not have are searched (`--poses search`; with `--ignore-poses` even where it has some): random

@@ -17,9 +17,8 @@ class RefineConfig(StageConfig):
     )
     by_state: int | None = setting(
         None,
-        "rounds in which the particles of each conformation are refined on their own and all conformations are laid on each"
-        " other so that most of the molecule stands still (0; where poses are found for --density basis 3, of discrete states"
-        " 1)",
+        "rounds in which every particle is refined against its own conformation and all conformations are laid on each other"
+        " so that most of the molecule stands still (0; where poses are found for --density basis 3, of discrete states 1)",
         ge=0,
     )
     pose: bool = setting(True, "refine rotations and shifts")
