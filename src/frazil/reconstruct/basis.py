@@ -231,9 +231,8 @@ class BasisLearner:
         assert found[0].covariance is not None and found[1].covariance is not None
         mean = torch.cat((found[0].first, found[1].first))[:, 1:]
         if state.mixture is not None and share is not None:
-            mean = (
-                share @ state.mixture.mean
-            )  # states are rigid: where in its state an image lies is nothing that it shows
+            # states are rigid: where in its state an image lies is nothing that it shows
+            mean = share @ state.mixture.mean
         unit = ((found[0].information + found[1].information) / 2).diagonal()[1:].sqrt()
         return Latents(mean, torch.cat((found[0].covariance, found[1].covariance)), unit, share)
 
