@@ -49,9 +49,7 @@ CASES = (
     Case("rigid", ("--set", "rigid", *SIMULATED)),
     Case("preferred", ("--set", "rigid", "--orientations", "preferred", *SIMULATED)),
     Case("junk", ("--set", "rigid", "--junk", "0.2", *SIMULATED)),
-    Case(
-        "mixture", tuple(MIXTURE), ("--search.classes", "8", "--search.rounds", "12", "--search.shift-range", "42"), 4.0
-    ),
+    Case("mixture", tuple(MIXTURE), ("--search.classes", "8"), 4.0),
     *(
         Case(f"{name}{pairs}", ("--set", name, *images), tuple(flags), 10.0)
         for pairs, images in (("", SIMULATED), ("-pairs", PAIRS))

@@ -193,12 +193,14 @@ def improved(
     generator: torch.Generator,
     temperature: float,
     balanced: bool = False,
+    least_new: float = LEAST_NEW,
 ) -> tuple[Guess, Match]:
     """One round: a batch of images, of so many in all, against all views, and the volumes made anew.
 
     Args:
         balanced: the prior of the classes is turned until each gets its part of the images. Without it the class that is
             first to look like anything takes all images, and the others vanish.
+        least_new: what the batch counts for at least, against all before it.
 
     Returns:
         What is made of the images, and how they fitted before.
@@ -209,7 +211,7 @@ def improved(
     # as if all images were like these
     worth = total / len(batch)
     new, weight = (worth * part for part in level.low.sums(sums, rotations, classes))
-    kept = max(LEAST_NEW, 1 / (guess.rounds + 1)) if len(batch) < total else 1.0
+    kept = max(least_new, 1 / (guess.rounds + 1)) if len(batch) < total else 1.0
     if guess.numerator is not None and guess.weight is not None:
         new, weight = (1 - kept) * guess.numerator + kept * new, (1 - kept) * guess.weight + kept * weight
     if balanced:

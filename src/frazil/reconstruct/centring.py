@@ -1,13 +1,12 @@
-"""Images moved so that their particles are centred, before anything is known of the particles.
+"""Images moved so that their particles are centred.
 
-Where particles may be far off centre, a search would try many shifts of every image in every round. The mean of all molecules
-in all directions is something like a ball, and that is enough to find the centres of images to some Å: one molecule is
-searched at a coarse resolution, with all shifts, and with the coarsest shells too: they show best where a molecule ends.
+Where particles may be far off centre, a search would try many shifts of every image in every round. Volumes at a coarse
+resolution are enough to find the centres of images to some Å, once and for all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -16,27 +15,16 @@ from torch import Tensor
 
 from frazil.inference.matching import CoarseImages, shift_phases
 from frazil.numerics.fourier import HalfPlane
-from frazil.reconstruct.ab_initio import Guess, Level, Search, random_guess, run_rounds
-
-# the resolution, Å; rounds, and images in a round
-RESOLUTION, ROUNDS, IMAGES = 38.0, 20, 500
+from frazil.reconstruct.ab_initio import Guess, Level
 
 
 @final
 @dataclass(frozen=True)
 class Centring:
-    """What images are centred on."""
+    """What images are centred on: volumes at a level that has all shifts."""
 
     level: Level
     guess: Guess
-
-    @staticmethod
-    def learnt(search: Search, images: CoarseImages, generator: torch.Generator) -> Centring:
-        """The mean of the images' molecules; the search says how far off centre they may be."""
-        level = replace(search, lowest=search.grid.extent).level(RESOLUTION)
-        coarse = level.cut(images)
-        guess = random_guess(level, coarse, 1, IMAGES // 2, generator)
-        return Centring(level, run_rounds(level, coarse, guess, ROUNDS, IMAGES, generator, cold=True))
 
     def centres(self, images: CoarseImages) -> Float[Tensor, "images 2"]:
         """Where the particles are, Å off the centre."""

@@ -24,16 +24,17 @@ from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, und
 from frazil.engine.job import Job
 from frazil.errors import InputError
 from frazil.inference.coarse_images import coarse_size, read_coarse
+from frazil.inference.low_volume import LEAST_SIGNAL
 from frazil.inference.matching import CoarseImages, ViewSums, shell_sums, shift_phases
 from frazil.numerics.fourier import HalfPlane
 from frazil.numerics.symmetry import point_group
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
-from frazil.reconstruct.ab_initio import Guess, Level, Search, judged, random_guess, run_rounds
+from frazil.reconstruct.ab_initio import MOSTLY_SIGNAL, Guess, Level, Search, judged, random_guess, run_rounds
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.centring import Centring, moved
 from frazil.reconstruct.diameter import estimated_diameter
-from frazil.reconstruct.mixture import mixture, rounds_of
+from frazil.reconstruct.mixture import followed, mixture
 from frazil.reconstruct.placing import Placed, Placer
 
 # images that starts and the volumes learn from at most; the others are only compared with the end
@@ -48,9 +49,13 @@ SHARE_OF_BOX = 0.9
 POLISHING = 8
 # times that volumes are made of all images, and images compared with them, at the finest resolution
 SETTLING = 3
-# several molecules: views are this near to any rim, in units of the resolution; particles are so far off centre, Å, at most
-# after centring
-NEAR, CENTRED = 0.6, 15.0
+# several molecules: they are told apart at the first resolution, Å, and followed to the others; views are this near to any
+# rim, in units of the resolution, at the first and later; particles are so far off centre, Å, at most after first and last
+APART, FOLLOWED = 40.0, (30.0, 24.0)
+NEAR_FIRST, NEAR = 0.7, 0.6
+CENTRED, FOUND = 15.0, 10.0
+# times that every image is followed at least, in all
+TURNS = 6
 # from one resolution to the next finer one, at most; products that comparing an image everywhere may take
 STEP, EVERYWHERE = 1.45, 6e7
 
@@ -141,11 +146,11 @@ class _Searcher:
             self.images, self.centre = self._read(self.rows, progress.advance)
         self.diameter = self._diameter(config, generator)
         self.search = search_of(particles, config, self.diameter)
-        if self.settings.classes > 1 and self.search.shift_range > CENTRED:
-            self.centring = Centring.learnt(self.search, self.images, generator)
-            self.images, self.centre = self._centred(self.images)
-            self.search = replace(self.search, shift_range=CENTRED)
         self.levels = self._levels()
+        self.several = self.settings.classes > 1
+        self.first = (
+            self.search.level(max(APART, self.settings.resolution), NEAR_FIRST) if self.several else self.levels[0]
+        )
         held = min(MOST_HELD, int(HELD_SHARE * len(self.rows)))
         mixed = torch.randperm(len(self.rows), generator=generator)
         self.held, self.pool = mixed[:held], mixed[held:]
@@ -206,12 +211,14 @@ class _Searcher:
         best = max(range(len(evidence)), key=evidence.__getitem__)
         told = ", ".join(f"{value:.2f}" for value in sorted(evidence, reverse=True))
         self.job.log(f"log evidence of unseen images after each start: {told}")
+        if self.several:
+            self.job.metric(evidence_of_starts=round(max(evidence), 4))
+            return self._finished(self._followed(guesses[best]).volumes, tuple(evidence))
         level = next(level for level in reversed(self.levels) if self._cheap(level) or level is self.levels[0])
         generator = torch.Generator().manual_seed(self.seed + 7919 * (best + 1))
         seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
         with self.job.progress(POLISHING, f"the best start at {level.resolution:.0f} Å", "rounds") as progress:
-            count = self._images_in_round()
-            begin = guesses[best].at(level)
+            begin, count = guesses[best].at(level), self.settings.images_of()
             guess = run_rounds(level, seen, begin, POLISHING, count, generator, cold=False, advance=progress.advance)
         last = judged(level, unseen, guess)
         self.job.metric(evidence_of_starts=round(max(evidence), 4), evidence=round(last, 4))
@@ -224,13 +231,13 @@ class _Searcher:
     # ------------------------------------------------------------------------------------------------------- starts
 
     def _started(self) -> tuple[list[Guess], list[float]]:
-        settings, level = self.settings, self.levels[0]
+        settings, level = self.settings, self.first
         guesses, evidence = self._kept()
         seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
         if guesses:
             self.job.log(f"going on after start {len(guesses)}")
         starts = settings.starts_of()
-        rounds = settings.rounds if settings.classes == 1 else rounds_of(settings.rounds)
+        rounds = settings.rounds_of()
         with self.job.progress(starts * rounds, f"starts at {level.resolution:.0f} Å", "rounds") as progress:
             progress.advance(len(guesses) * rounds)
             for number in range(len(guesses), starts):
@@ -245,19 +252,39 @@ class _Searcher:
     def _start(
         self, level: Level, images: CoarseImages, generator: torch.Generator, advance: Callable[[int], None]
     ) -> Guess:
-        settings, count = self.settings, self._images_in_round()
-        if settings.classes > 1:
-            each = count // settings.classes
-            return mixture(level, images, settings.classes, settings.rounds, each, generator, advance)
+        classes, rounds, count = self.settings.classes, self.settings.rounds_of(), self.settings.images_of()
+        if self.several:
+            return mixture(level, images, classes, rounds, count, generator, advance)
         guess = random_guess(level, images, 1, count, generator)
-        return run_rounds(level, images, guess, settings.rounds, count, generator, cold=True, advance=advance)
+        return run_rounds(level, images, guess, rounds, count, generator, cold=True, advance=advance)
 
-    def _images_in_round(self) -> int:
-        """No more than half of few images of several molecules: volumes remember earlier rounds."""
-        settings = self.settings
-        if settings.classes == 1:
-            return settings.images
-        return min(settings.images * settings.classes, max(settings.images, len(self.pool) // 2))
+    def _followed(self, guess: Guess) -> Guess:
+        """Several molecules at finer resolutions, with the particles of the search's images centred on the way."""
+        self.centring = Centring(self.first, guess)
+        self.images, self.centre = self._centred(self.images)
+        self._within(CENTRED)
+        generator = torch.Generator().manual_seed(self.seed + 15_485_863)
+        count = self.settings.images_of()
+        resolutions = sorted({max(resolution, self.settings.resolution) for resolution in FOLLOWED}, reverse=True)
+        turns = math.ceil(TURNS * len(self.rows) / (count * len(resolutions)))
+        rounds = max(self.settings.rounds_of() // len(resolutions), turns)
+        for resolution in resolutions:
+            level = self.search.level(resolution, NEAR)
+            with self.job.progress(rounds, f"molecules at {level.resolution:.0f} Å", "rounds") as progress:
+                guess, shift = followed(
+                    level, level.cut(self.images), guess.at(level), rounds, count, generator, progress.advance
+                )
+            self.images = moved(self.images, shift, self.plane, self.grid.pixel_size)
+            self.centre = self.centre + shift
+        self._within(FOUND)
+        # all other particles of the stack are centred on what the molecules look like now
+        self.centring = Centring(self.first, guess.at(self.first))
+        return guess
+
+    def _within(self, shift_range: float) -> None:
+        """Particles are no farther off centre than so many Å from here on."""
+        self.search = replace(self.search, shift_range=min(shift_range, self.search.shift_range))
+        self.levels = self._levels()
 
     def _save(self, guesses: list[Guess], evidence: list[float]) -> None:
         tensors: dict[str, Tensor] = {}
@@ -300,11 +327,13 @@ class _Searcher:
         turned = shift_phases(pose.shift * (low.box_size / self.grid.extent), low.plane)
         product = torch.view_as_complex(images.values) * images.transfer * torch.view_as_complex(turned)
         weight = shell_sums(images.transfer.square(), low.plane) / torch.bincount(low.plane.shell)
+        # of several, a volume that is thought poor loses images, and becomes poorer
+        least_signal = MOSTLY_SIGNAL if self.several else LEAST_SIGNAL
         made: list[Tensor] = []
         for molecule in range(molecules):
             own = placed.component == molecule
             sums = ViewSums(torch.view_as_real(product[own]).contiguous(), weight[own], torch.ones(int(own.sum())))
-            made.append(low.volumes(*low.sums(sums, pose.rotation[own], 1)))
+            made.append(low.volumes(*low.sums(sums, pose.rotation[own], 1), least_signal))
         return torch.cat(made)
 
     def _all(self, volumes: Tensor, placed: Placed) -> Placed:
@@ -334,7 +363,7 @@ class _Searcher:
 def search_of(particles: Particles, config: Config, diameter: float, share_of_range: float = 1.0) -> Search:
     """What a stack and the settings say of a search for a molecule of a diameter; of the range of shifts so large a share."""
     settings = config.search
-    reach = share_of_range * settings.shift_range
+    reach = share_of_range * settings.shift_range_of()
     return Search(
         particles.grid, point_group(config.symmetry), diameter / 2, settings.lowest_of(particles.grid.extent), reach
     )
