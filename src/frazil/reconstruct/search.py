@@ -267,9 +267,10 @@ class _Searcher:
         count = self.settings.images_of()
         resolutions = sorted({max(resolution, self.settings.resolution) for resolution in FOLLOWED}, reverse=True)
         turns = math.ceil(TURNS * len(self.rows) / (count * len(resolutions)))
-        rounds = max(self.settings.rounds_of() // len(resolutions), turns)
         for resolution in resolutions:
             level = self.search.level(resolution, NEAR)
+            # most rounds at the finest: there classes become pure
+            rounds = max(self.settings.rounds_of() // (1 if resolution == resolutions[-1] else 2), turns)
             with self.job.progress(rounds, f"molecules at {level.resolution:.0f} Å", "rounds") as progress:
                 guess, shift = followed(
                     level, level.cut(self.images), guess.at(level), rounds, count, generator, progress.advance
