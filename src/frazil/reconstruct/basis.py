@@ -408,8 +408,4 @@ class BasisLearner:
         mask = self._mask(stage.box, halves.a.shape[0], state.region)
         halves = maximise(halves, tables, found, stage, mask, least=least, together=False)
         evidence = torch.cat((found[0].evidence, found[1].evidence)).mean()
-        state = replace(state, halves=halves, evidence=(*state.evidence, float(evidence)))
-        assert found[0].share is not None and found[1].share is not None
-        share = torch.cat((found[0].share, found[1].share))
-        assert state.manifold is not None
-        return replace(state, manifold=state.manifold.with_share(share))
+        return replace(state, halves=halves, evidence=(*state.evidence, float(evidence)))

@@ -27,7 +27,6 @@ INTERPOLATION_SPREAD = 0.7
 # functions whose eigenvalue falls below this change faster than the landmarks can tell
 LEAST_EIGENVALUE = 0.03
 MOST_VOLUMES = 24
-LEAST_SHARE = 1e-6
 # neighbours to which the cell of a landmark reaches, and how thick it is across, in standard errors of one image
 NEIGHBOURS, THICKNESS = 2, 0.1
 
@@ -40,7 +39,9 @@ class Manifold:
     Attributes:
         positions: latents. metric: length of a unit of each latent, in standard errors of one image.
         functions: values at the landmarks, with mean 0 and covariance 1 under ``share``, slow ones first.
-        share: probability of each landmark. spacing: typical distance to the nearest landmarks, in the metric.
+        share: probability of each landmark, that of the latents around it. Learnt from the posteriors pass by pass, it would
+            end on a few landmarks, as any distribution does that best explains noisy data.
+        spacing: typical distance to the nearest landmarks, in the metric.
     """
 
     positions: Float[Tensor, "landmarks latent"]
@@ -61,11 +62,6 @@ class Manifold:
         width = INTERPOLATION_SPREAD * self.spacing / self.metric
         return Landmarks(self.positions, self.functions, width)
 
-    def with_share(self, shares: Float[Tensor, "images landmarks"]) -> Manifold:
-        """The probabilities that the images give the landmarks."""
-        mean = shares.mean(0).clamp(min=LEAST_SHARE)
-        return replace(self, share=mean / mean.sum())
-
     def latents(
         self, shares: Float[Tensor, "images landmarks"]
     ) -> tuple[Float[Tensor, "images latent"], Float[Tensor, "images latent latent"]]:
@@ -79,11 +75,11 @@ class Manifold:
         return mean, second - mean[:, :, None] * mean[:, None, :]
 
     def _cells(self) -> Float[Tensor, "landmarks latent latent"]:
-        """Covariance of the latents in the cell of each landmark: wide along the manifold, thin across it."""
+        """Covariance of the latents in the cell of each landmark, evenly filled: wide along the manifold, thin across it."""
         places = self.positions * self.metric
         nearest = torch.cdist(places, places).argsort(dim=1)[:, 1 : 1 + NEIGHBOURS]
         half = (self.positions[nearest] - self.positions[:, None]) / 2
-        along = (half[..., :, None] * half[..., None, :]).mean(1)
+        along = (half[..., :, None] * half[..., None, :]).mean(1) / 3
         return along + torch.diag((THICKNESS / self.metric).square())
 
 
