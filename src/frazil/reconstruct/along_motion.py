@@ -149,7 +149,10 @@ class Motion:
         return Conformations.of(self.learner, self.state, most, self.config.seed + more)
 
     def outline(self, found: Conformations, grid: Grid) -> Float[Tensor, "n n n"]:
-        """A mask round all conformations: most of the noise of a map is outside, where there is no molecule."""
+        """A mask round all conformations: most of the noise of a map is outside, where there is no molecule.
+
+        A meeting of the processes.
+        """
         volumes = resize_to(self.learner.together(self.state), grid.box_size)
         most = found.map(0, volumes)
         for group in range(1, len(found.places)):
@@ -190,11 +193,10 @@ class Motion:
     def looked_round(self, particles: Particles, diameter: float, correlation: Float[Tensor, " shells"]) -> Pose:
         """The poses after a look in a few conformations: a lost particle was sorted by a wrong pose, perhaps wrongly."""
         found = self.conformations(LOOKED_AT)
+        mask, groups = self.sign * self.outline(found, self.grid), range(len(found.places))
+        a, b = (torch.stack([found.map(group, half) * mask for group in groups]) for half in self.halves())
 
         def look() -> Pose:
-            mask = self.sign * self.outline(found, self.grid)
-            groups = range(len(found.places))
-            a, b = (torch.stack([found.map(group, half) * mask for group in groups]) for half in self.halves())
             pose, told = looked_among(particles, (a, b), found.group, correlation, self.config, diameter, self.job)
             self.job.log(told)
             return pose
@@ -206,9 +208,10 @@ class Motion:
         found, box = self.conformations(FRAMES), min(self.grid.box_size, LARGEST_BOX)
         small = Grid(box, self.grid.extent / box)
 
+        volumes, mask = resize_to(self.learner.together(self.state), box), self.outline(found, small)
+        maps = torch.stack([found.map(group, volumes) * mask for group in range(len(found.places))])
+
         def frames() -> tuple[Tensor, Tensor]:
-            volumes, mask = resize_to(self.learner.together(self.state), box), self.outline(found, small)
-            maps = torch.stack([found.map(group, volumes) * mask for group in range(len(found.places))])
             frame = still_frames(maps, found.places, small)
             return to_rotation_vector(frame.turn.double()), frame.offset.double()
 
