@@ -180,7 +180,7 @@ def test_poses_drawn_from_a_posterior_scatter_as_it_states() -> None:
     pose = Pose.random(1, 3.0, generator, torch.float64)
     many = Pose(pose.rotation.expand(20_000, 3, 3)[:, None], pose.shift.expand(20_000, 2)[:, None])
     found = dataclasses.replace(Refined.unrefined(many), covariance=covariance.expand(20_000, 1, 5, 5))
-    drawn = found.drawn(generator)
+    drawn = found.drawn(torch.randn(20_000, 1, 5, generator=generator, dtype=torch.float64))
     turned = to_rotation_vector(drawn.rotation[:, 0] @ pose.rotation.mT) * (180 / math.pi)
     off = torch.cat((turned, drawn.shift[:, 0] - pose.shift), dim=1)
     torch.testing.assert_close(off.T.cov(), covariance, rtol=0, atol=0.05 * float(covariance.diagonal().max()))

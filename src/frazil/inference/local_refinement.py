@@ -85,12 +85,16 @@ class Refined(TensorValue):
             zero, zero, pose.to(torch.float64), zero, zero + 1, zero.new_zeros(*shape, 5, 5), zero.new_zeros(*shape, 2)
         )
 
-    def drawn(self, generator: torch.Generator) -> Pose:
-        """Poses drawn from the posterior: the normal distribution of `covariance` around the refined ones."""
-        covariance = (self.covariance + self.covariance.mT).double() / 2
-        values, axes = torch.linalg.eigh(covariance)
-        normal = torch.randn(*values.shape, generator=generator, dtype=torch.float64)
-        off = (axes @ (values.clamp(min=0).sqrt() * normal)[..., None])[..., 0]
+    def drawn(self, normal: Float[Tensor, "particles candidates 5"]) -> Pose:
+        """Poses drawn from the posterior, the normal distribution of `covariance` around the refined ones.
+
+        Args:
+            normal: standard normal numbers, float64.
+        """
+        values, axes = torch.linalg.eigh((self.covariance + self.covariance.mT).double() / 2)
+        # the symmetric root: eigenvectors have no sign
+        root = axes * values.clamp(min=0).sqrt()[..., None, :] @ axes.mT
+        off = (root @ normal[..., None])[..., 0]
         rotation = from_rotation_vector(off[..., :3] * DEGREE) @ self.pose.rotation.double()
         return Pose(rotation.to(self.pose.rotation), self.pose.shift + off[..., 3:].to(self.pose.shift))
 

@@ -169,6 +169,7 @@ class Motion:
         assert particles.pose is not None
         images, groups = self.learner.images, self.conformations(MOST_GROUPS, number)
         generator = torch.Generator().manual_seed(self.config.seed + number)
+        normal = torch.randn(particles.count, 1, 5, generator=generator, dtype=torch.float64)
         layout, no_tilt = table_layout(images.plane.band), torch.zeros(images.groups, 2)
         mask, halves = self.outline(groups, self.grid), self.halves()
         # poses that were made with another map are wide of the truth: the prior stays wide
@@ -182,7 +183,7 @@ class Motion:
             a, b = (table_of_volumes((groups.map(each, half) * mask)[None].float(), layout) for half in halves)
             seen = OwnHalf(own.alone(), known, no_tilt, (a, b), layout, images.plane)
             found = seen.refined(Refined.unrefined(known), prior)
-            pose = found.drawn(generator) if drawn else found.pose
+            pose = found.drawn(normal[rows]) if drawn else found.pose
             rotation[rows], shift[rows] = pose.rotation[:, 0].float(), pose.shift[:, 0].float()
         turned = geodesic_angle(rotation.double(), before.rotation.double()).median() / DEGREE
         self.job.log(

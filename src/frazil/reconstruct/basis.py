@@ -20,7 +20,7 @@ from torch import Tensor
 from frazil.inference.coefficient_posteriors import GaussianPrior
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
-from frazil.reconstruct.basis_state import BasisState
+from frazil.reconstruct.basis_state import BasisState, Latents
 from frazil.reconstruct.expectation import Expectation
 from frazil.reconstruct.growth import Growth, clustered, grown, joined, one_state, settled
 from frazil.reconstruct.linear import (
@@ -60,22 +60,6 @@ FIRST_SCALE_SPREAD = 0.1
 CHECKPOINT_SECONDS = 30.0
 # the sphere that holds the molecule: radius and edge as shares of the box
 SPHERE, SPHERE_EDGE = 0.44, 0.05
-
-
-@final
-@dataclass(frozen=True)
-class Latents:
-    """Posterior latents of images.
-
-    Attributes:
-        mean, covariance: of the latent of every image, which has unit variance over all images. unit: standard errors of
-            one image in a unit of each latent. component: probability of each component of a mixture; None without one.
-    """
-
-    mean: Float[Tensor, "images latent"]
-    covariance: Float[Tensor, "images latent latent"]
-    unit: Float[Tensor, " latent"]
-    component: Float[Tensor, "images components"] | None = None
 
 
 Step = Callable[[BasisState], BasisState]

@@ -1,4 +1,4 @@
-"""What is known of an ensemble of weighted volumes between two steps of its learning, and its file."""
+"""What is known of an ensemble of weighted volumes between two steps of its learning, and its file; and of its images."""
 
 from __future__ import annotations
 
@@ -95,3 +95,19 @@ class BasisState:
             halves, tensors["noise"], manifold, mixture, *states, evidence=tuple(told["evidence"]), gains=gains
         )
         return replace(state, region=tensors.get("region")), told["done"], told["metrics"]
+
+
+@final
+@dataclass(frozen=True)
+class Latents:
+    """Posterior latents of images.
+
+    Attributes:
+        mean, covariance: of the latent of every image, which has unit variance over all images. unit: standard errors of
+            one image in a unit of each latent. component: probability of each component of a mixture; None without one.
+    """
+
+    mean: Float[Tensor, "images latent"]
+    covariance: Float[Tensor, "images latent latent"]
+    unit: Float[Tensor, " latent"]
+    component: Float[Tensor, "images components"] | None = None
