@@ -125,15 +125,19 @@ def test_no_rounds_of_refinement_leave_found_poses_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("flags", "killed_at"),
+    ("flags", "killed_at", "told"),
     [
-        (("--latent-dim", 1, "--basis.model", "linear", "--refine.by-state", 2), ("basis_1", "by_state_1")),
-        (("--basis.components", 2, "--refine.by-state", 1), ("state_1_00",)),
+        (
+            ("--latent-dim", 1, "--basis.model", "linear", "--refine.by-state", 2),
+            ("basis_1", "by_state_1"),
+            "going on after round 1 by conformation",
+        ),
+        (("--basis.components", 2, "--refine.by-state", 1), ("state_1_00",), "going on after step"),
     ],
     ids=["motion", "states"],
 )
 def test_killed_refinement_by_conformation_resumes_bitwise(
-    server: Any, turned_hinge: Path, tmp_path: Path, flags: tuple[object, ...], killed_at: tuple[str, ...]
+    server: Any, turned_hinge: Path, tmp_path: Path, flags: tuple[object, ...], killed_at: tuple[str, ...], told: str
 ) -> None:
     words = ("reconstruct", turned_hinge, "--density", "basis", *flags, "--threads", 1, "--no-report", "--out")
     assert server.run(*words, tmp_path / "whole") == [0]
@@ -144,6 +148,7 @@ def test_killed_refinement_by_conformation_resumes_bitwise(
         os.kill(process, signal.SIGKILL)
         assert server.wait() == [-signal.SIGKILL]
     assert server.run(*words, tmp_path / "broken") == [0]
+    assert told in (tmp_path / "broken" / "log.txt").read_text()
     for name in ("metrics.jsonl", "outputs/particles.star", "outputs/consensus.mrc", "outputs/latent.npy"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

@@ -89,6 +89,13 @@ class Conformations:
         """The map of a group."""
         return torch.tensordot(self.weights[group].to(volumes), volumes, 1)
 
+    def outline(self, volumes: Float[Tensor, "volumes n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
+        """A mask round the maps of all groups: most of the noise of a map is outside, where there is no molecule."""
+        most = self.map(0, volumes)
+        for group in range(1, len(self.places)):
+            most = torch.maximum(most, self.map(group, volumes))
+        return outline(most, grid).float()
+
 
 def refine_along_motion(
     particles: Particles, motion: Motion, number: int, correlation: Float[Tensor, " shells"], diameter: float | None
@@ -148,16 +155,9 @@ class Motion:
         """At most so many groups; ``more`` is added to the seed."""
         return Conformations.of(self.learner, self.state, most, self.config.seed + more)
 
-    def outline(self, found: Conformations, grid: Grid) -> Float[Tensor, "n n n"]:
-        """A mask round all conformations: most of the noise of a map is outside, where there is no molecule.
-
-        A meeting of the processes.
-        """
-        volumes = resize_to(self.learner.together(self.state), grid.box_size)
-        most = found.map(0, volumes)
-        for group in range(1, len(found.places)):
-            most = torch.maximum(most, found.map(group, volumes))
-        return outline(most, grid).float()
+    def together(self, box: int) -> Float[Tensor, "volumes n n n"]:
+        """The volumes of both half-sets together in a box. A meeting of the processes."""
+        return resize_to(self.learner.together(self.state), box)
 
     def halves(self) -> tuple[Float[Tensor, "volumes n n n"], Float[Tensor, "volumes n n n"]]:
         """The volumes of both half-sets in the box of the images."""
@@ -171,7 +171,7 @@ class Motion:
         generator = torch.Generator().manual_seed(self.config.seed + number)
         normal = torch.randn(particles.count, 1, 5, generator=generator, dtype=torch.float64)
         layout, no_tilt = table_layout(images.plane.band), torch.zeros(images.groups, 2)
-        mask, halves = self.outline(groups, self.grid), self.halves()
+        mask, halves = groups.outline(self.together(self.grid.box_size), self.grid), self.halves()
         # poses that were made with another map are wide of the truth: the prior stays wide
         prior = replace(widest_prior(self.config.refine, self.grid), defocus=0.0)
         before, group = particles.pose, groups.group[images.order]
@@ -194,7 +194,8 @@ class Motion:
     def looked_round(self, particles: Particles, diameter: float, correlation: Float[Tensor, " shells"]) -> Pose:
         """The poses after a look in a few conformations: a lost particle was sorted by a wrong pose, perhaps wrongly."""
         found = self.conformations(LOOKED_AT)
-        mask, groups = self.sign * self.outline(found, self.grid), range(len(found.places))
+        mask = self.sign * found.outline(self.together(self.grid.box_size), self.grid)
+        groups = range(len(found.places))
         a, b = (torch.stack([found.map(group, half) * mask for group in groups]) for half in self.halves())
 
         def look() -> Pose:
@@ -207,9 +208,8 @@ class Motion:
     def in_still_frames(self, particles: Particles) -> Pose:
         """The poses in frames in which most of the molecule stands still, along all of the motion."""
         found, box = self.conformations(FRAMES), min(self.grid.box_size, LARGEST_BOX)
-        small = Grid(box, self.grid.extent / box)
-
-        volumes, mask = resize_to(self.learner.together(self.state), box), self.outline(found, small)
+        small, volumes = Grid(box, self.grid.extent / box), self.together(box)
+        mask = found.outline(volumes, small)
         maps = torch.stack([found.map(group, volumes) * mask for group in range(len(found.places))])
 
         def frames() -> tuple[Tensor, Tensor]:
