@@ -120,6 +120,14 @@ def test_threshold_lies_between_two_crowds() -> None:
     assert float((score < threshold(score, 0.4)).float().mean()) == pytest.approx(0.4, abs=0.002)
 
 
+def test_weak_particles_are_good_where_junk_stands_apart_from_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # the scores of real particles in ice of several thicknesses, and of empty boxes
+    crowds = ((0.02, 0.04, 110), (0.31, 0.06, 215), (0.52, 0.06, 320), (0.77, 0.1, 465))
+    score = torch.cat([middle + width * torch.randn(count, generator=generator) for middle, width, count in crowds])
+    assert 0.08 < threshold(score, None) < 0.22
+
+
 def test_mask_leaves_the_corners_outside() -> None:
     mask = image_mask(GRID, 400.0, 50.0)
     assert float(mask[0, 0]) == 0

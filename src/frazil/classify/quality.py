@@ -123,4 +123,4 @@ def threshold(score: Float[Tensor, " images"], reject: float | None) -> float:
     valley = float(torch.nonzero(below == below.min())[:, 0].float().mean())
     crowd = float(below[: int(valley) + 1].max())
     apart = float(below[int(valley)]) < APART * min(crowd, float(below[int(valley) :].max()))
-    return max(least, low + (valley + 0.5) * width) if apart else least
+    return low + (valley + 0.5) * width if apart else least
