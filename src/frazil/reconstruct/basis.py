@@ -11,17 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from frazil.inference.coefficient_posteriors import GaussianPrior
+from frazil.inference.local_refinement import PriorWidths
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
 from frazil.reconstruct.basis_state import BasisState, Latents
-from frazil.reconstruct.expectation import Expectation
+from frazil.reconstruct.expectation import Expectation, noise_left
 from frazil.reconstruct.growth import Growth, clustered, grown, joined, one_state, settled
 from frazil.reconstruct.linear import (
     Halves,
@@ -37,6 +38,7 @@ from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_corre
 from frazil.reconstruct.nonlinear import MOST_VOLUMES, manifold_of, on_manifold
 from frazil.reconstruct.region import region_of_change
 from frazil.reconstruct.states import Sorter, States, as_basis
+from frazil.reconstruct.unsure_poses import UnsurePoses
 from frazil.reconstruct.whitened import WhitenedImages
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class BasisLearner:
         images: whitened. config: settings. latent_dim: number of coordinates, None to choose. symmetry: point group.
         seed: of the first random directions. focus: mask of the directions on the grid of the images, or None.
         component: the discrete state that all these images are of; None where that is not known. file: what the checkpoint
-            is called where it is not.
+            is called where it is not. pose_prior: what was known of poses that were then refined; None for given ones.
     """
 
     images: WhitenedImages
@@ -85,6 +87,7 @@ class BasisLearner:
     focus: Float[Tensor, "n n n"] | None = None
     component: int | None = None
     file: str = "basis"
+    pose_prior: PriorWidths | None = None
     _stages: dict[int, Stage] = field(default_factory=dict)
 
     @property
@@ -205,7 +208,11 @@ class BasisLearner:
 
     def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
         """Posterior latents of every image, in working order, given volumes for all of them."""
-        found = self._placed(state, replace(state.halves, a=volumes, b=volumes))
+        halves = replace(state.halves, a=volumes, b=volumes)
+        found = self._placed(state, halves)
+        if self.pose_prior is not None:
+            weights = torch.cat((found[0].first, found[1].first))
+            found = self._placed(state, halves, UnsurePoses(weights, self.pose_prior))
         share = (
             None if found[0].share is None or found[1].share is None else torch.cat((found[0].share, found[1].share))
         )
@@ -226,10 +233,15 @@ class BasisLearner:
         found = self._placed(state, state.halves)
         return torch.cat((found[0].first, found[1].first)), (found[0].information + found[1].information) / 2
 
-    def _placed(self, state: BasisState, halves: Halves) -> tuple[Expectation, Expectation]:
-        stage = self._stage(self.placing_band)
+    def _placed(
+        self, state: BasisState, halves: Halves, unsure: UnsurePoses | None = None
+    ) -> tuple[Expectation, Expectation]:
+        # fine details say nothing of the conformation, but they hold the pose
+        stage = self._stage(self.placing_band if unsure is None else self.bands[-1])
         halves = halves.resized(stage.box)
-        return expect(self.images, halves, stage.tables(halves.pair), stage, state.prior, update=False)
+        informed = None if unsure is None else self._informed(stage)
+        tables = stage.tables(halves.pair)
+        return expect(self.images, halves, tables, stage, state.prior, update=False, informed=informed, unsure=unsure)
 
     def seeing(self, images: WhitenedImages, state: BasisState) -> tuple[BasisLearner, BasisState]:
         """The same learner with the same images read at other poses, and what it knows, in their working order."""
@@ -273,26 +285,11 @@ class BasisLearner:
         tables = stage.tables(halves.pair)
         found = expect(self.images, halves, tables, stage, GaussianPrior(), residual=True)
         halves = maximise(halves, tables, found, stage, self._mask(stage.box, 1))
-        noise = self._residual_noise(state.noise, found)
+        # a state may have few images of an optics group: groups keep their proportions
+        noise = noise_left(state.noise, found, self.images, alike=self.component is not None)
         self.images.set_noise(noise)
         self._stages = {}  # coverage is measured in units of the noise
         return replace(state, halves=halves, noise=noise)
-
-    def _residual_noise(self, noise: Tensor, found: Any) -> Tensor:
-        """The present noise times the power of what the model leaves of the images, shell by shell."""
-        counts = torch.tensor([float(count) for count in self.images.counts])
-        left = sum(count * one.residual for count, one in zip(counts, found, strict=True)) / counts.sum()
-        assert isinstance(left, Tensor)
-        if self.component is not None:  # a state may have few images of an optics group: groups keep their proportions
-            members = torch.bincount(self.images.group, minlength=len(left)).to(left)
-            left = (members @ left / members.sum()).expand_as(left)
-        shell = self.images.plane.shell
-        sums = torch.zeros(len(left), noise.shape[1]).index_add_(1, shell, left)
-        number = torch.bincount(shell, minlength=noise.shape[1])
-        # whitened noise has a power of 2 in a complex coefficient
-        ratio = sums / (2 * number.clamp(min=1))
-        known = (number > 0) & (torch.arange(noise.shape[1]) > 0)
-        return torch.where(known & (ratio > 0), noise * ratio, noise)
 
     def _begin(self, state: BasisState) -> BasisState:
         stage = self._stage(self.bands[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frazil.data.stack import Particles
+from frazil.inference.local_refinement import PriorWidths
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.spectrum_table import table_layout
 from frazil.physics.noise import Noise
@@ -40,9 +42,21 @@ TABLES_PER_HALF = 4
 SHARE_FOR_IMAGES = 0.6
 
 
-def learn_basis(particles: Particles, consensus: Consensus, config: Config, job: Job, *, sign: int) -> tuple[str, Path]:
+def learn_basis(
+    particles: Particles,
+    consensus: Consensus,
+    config: Config,
+    job: Job,
+    *,
+    sign: int,
+    pose_prior: PriorWidths | None = None,
+) -> tuple[str, Path]:
     """Learn the ensemble and write latent.npy, latent_covariance.npy, the ensemble and those of both halves; then the same
     for the motion within each state where it is asked for.
+
+    Args:
+        pose_prior: what was known of poses that were then refined by these images: latents are as unsure as that leaves
+            them. None where poses are given.
 
     Returns:
         How good it is, in a few words, and the folder to look at next.
@@ -53,6 +67,7 @@ def learn_basis(particles: Particles, consensus: Consensus, config: Config, job:
     if job.device != "cpu":
         job.log("a basis is learnt on the CPU")
     learner, begun = begin_learning(particles, consensus, config, job, sign=sign)
+    learner = replace(learner, pose_prior=pose_prior)
     images, grid = learner.images, particles.grid
     job.log(f"{images.plane.count} coefficients per image, to {grid.resolution_of(images.plane.band):.1f} Å")
     state = learner.learn(begun, job, job.metrics, partial(tell, job, job.metrics, grid))

@@ -93,8 +93,11 @@ def reconstruct(config: Config, job: Job) -> None:
         return
     if config.made_of == "basis":
         from frazil.reconstruct.basis_job import learn_basis
+        from frazil.reconstruct.refine import widest_prior
 
-        good, following = learn_basis(particles, consensus, config, job, sign=sign)
+        moved = refinement is not None and config.refine.pose
+        prior = widest_prior(config.refine, particles.grid) if moved else None
+        good, following = learn_basis(particles, consensus, config, job, sign=sign, pose_prior=prior)
     elif found is not None:
         from frazil.reconstruct.found_poses import write_found_ensemble
 

@@ -26,6 +26,7 @@ from frazil.numerics.spectrum_table import (
     scatter_table,
     zero_table,
 )
+from frazil.reconstruct.unsure_poses import UnsurePoses
 from frazil.reconstruct.whitened import WhitenedImages
 
 Result = TypeVar("Result")
@@ -85,6 +86,7 @@ class Pass:
         update: whether the gradient is wanted. residual: whether the residual power is wanted.
         informed: how many coefficients, lowest frequencies first, weights and contrast are inferred from; None for all.
             Fine details hold little about the conformation, and volumes learnt from few images have fitted their noise.
+        unsure: what is known of poses that were refined; None where they are taken to be right.
     """
 
     layout: TableLayout
@@ -94,18 +96,19 @@ class Pass:
     update: bool = True
     residual: bool = False
     informed: int | None = None
+    unsure: UnsurePoses | None = None
 
     def said(self, images: WhitenedImages, rows: range, table: Table) -> Said:
         """What each of some of this process's images says of the weights, at a contrast of 1."""
         found: list[Said] = []
         plane = self.plane
-        if self.informed is not None:  # what nothing is inferred from need not be looked at
+        if self.informed is not None and self.unsure is None:  # what nothing is inferred from need not be looked at
             plane = images.grid.half_plane(int(plane.shell[self.informed - 1]))
 
         def look(some: slice, values: Tensor, factor: Tensor) -> None:
             found.append(replace(self, plane=plane)._compared(images, some, values, factor, table)[1])
 
-        images.each(rows, plane.count, table.shape[2], look)
+        images.each(rows, plane.count, self._slices(table), look)
         gram, projection = (torch.cat(parts) for parts in zip(*found, strict=True))
         return gram, projection
 
@@ -160,7 +163,7 @@ class Pass:
             # not the second moments: of many images these are many numbers, and nobody asks for them again
             found.append((moments.first, moments.evidence, size))
 
-        images.each(rows, self.plane.count, volumes, look)
+        images.each(rows, self.plane.count, self._slices(table), look)
         return Expectation(
             gradient,
             second,
@@ -173,6 +176,10 @@ class Pass:
             None if self.update else torch.cat(covariances),
         )
 
+    def _slices(self, table: Table) -> int:
+        """Slices of an image in hand at once."""
+        return table.shape[2] * (1 if self.unsure is None else 2)
+
     def _compared(
         self, images: WhitenedImages, some: slice, values: Tensor, factor: Tensor, table: Table
     ) -> tuple[Float[Tensor, "batch rows numbers"], Said]:
@@ -180,8 +187,14 @@ class Pass:
         slices = gather_table(table, self.layout, images.rotation[some], self.plane, factor).flatten(1, 2)
         # volumes and image as rows: sums over coefficients run along memory
         seen = torch.cat((slices.mT, values.flatten(1)[:, None]), dim=1)
-        coarse = seen[..., : None if self.informed is None else 2 * self.informed]
-        overlap = coarse @ coarse.mT
+        informed = None if self.informed is None else 2 * self.informed
+        if self.unsure is None:
+            overlap = seen[..., :informed] @ seen[..., :informed].mT
+        else:
+            rotation = images.rotation[some]
+            changes = self.unsure.changes(some, slices, rotation, table, self.layout, self.plane, factor, images.grid)
+            coarse = torch.cat((seen, changes), dim=1)[..., :informed]
+            overlap = self.unsure.integrated(coarse @ coarse.mT, changes @ changes.mT)
         return seen, (overlap[:, :-1, :-1], overlap[:, :-1, -1])
 
 
@@ -255,3 +268,30 @@ def coverage(images: WhitenedImages, rows: range, layout: TableLayout, plane: Ha
         scatter_table(squared, layout, images.rotation[some], plane, torch.ones_like(factor), total)
     complete_axis_plane(total, layout, hermitian=False)
     return total[:, 0, 0].contiguous()
+
+
+def noise_left(
+    noise: Float[Tensor, "groups shells"],
+    found: tuple[Expectation, Expectation],
+    images: WhitenedImages,
+    *,
+    alike: bool,
+) -> Float[Tensor, "groups shells"]:
+    """The noise that images were whitened by, times the power of what the volumes leave of them, shell by shell.
+
+    Args:
+        found: with residuals. alike: whether all optics groups change by the same ratio.
+    """
+    counts = torch.tensor([float(count) for count in images.counts])
+    residual = [one.residual for one in found if one.residual is not None]
+    left = torch.stack([count * one for count, one in zip(counts, residual, strict=True)]).sum(0) / counts.sum()
+    if alike:
+        members = torch.bincount(images.group, minlength=len(left)).to(left)
+        left = (members @ left / members.sum()).expand_as(left)
+    shell = images.plane.shell
+    sums = torch.zeros(len(left), noise.shape[1]).index_add_(1, shell, left)
+    number = torch.bincount(shell, minlength=noise.shape[1])
+    # whitened noise has a power of 2 in a complex coefficient
+    ratio = sums / (2 * number.clamp(min=1))
+    known = (number > 0) & (torch.arange(noise.shape[1]) > 0)
+    return torch.where(known & (ratio > 0), noise * ratio, noise)

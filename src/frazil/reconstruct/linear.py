@@ -34,6 +34,7 @@ from frazil.reconstruct.maximisation import (
     smoothed,
     stepped,
 )
+from frazil.reconstruct.unsure_poses import UnsurePoses
 from frazil.reconstruct.whitened import WhitenedImages
 
 # power of each random direction at the start, relative to that of the mean
@@ -96,12 +97,13 @@ def expect(
     update: bool = True,
     residual: bool = False,
     informed: int | None = None,
+    unsure: UnsurePoses | None = None,
 ) -> tuple[Expectation, Expectation]:
     """One pass over both half-sets, each with the table of its own volumes; the options are those of `Pass`.
 
     A meeting of the processes that share the images.
     """
-    plan = Pass(stage.layout, stage.plane, prior, ScalePrior(halves.spread), update, residual, informed)
+    plan = Pass(stage.layout, stage.plane, prior, ScalePrior(halves.spread), update, residual, informed, unsure)
     together = said_together(images, plan, tables, halves.scale)
     a, b = in_both_halves(lambda which: plan.over(images, images.own(which), tables[which], halves.scale, together))
     return of_all_processes(a, images, 0), of_all_processes(b, images, 1)

@@ -88,6 +88,7 @@ def learn_within(
             config.seed,
             sorted_by.focus,
             number,
+            pose_prior=sorted_by.pose_prior,
         )
         begun = BasisState(state_halves(state.halves, centre, chosen), state.noise)
         found.append(moved(learner, begun, particles[images.order.sort().values], config, job, sign))
