@@ -79,10 +79,10 @@ def test_the_map_of_a_state_is_that_of_its_images(box: int, tmp_path: Path) -> N
     found, truth, _ = sorter(tmp_path, box)
     rows = found.all_rows()
     states = found.averaged(rows, members(rows, truth))
-    states, _, _, _ = found.step(states, rows, together=True)
+    states, _, _, _ = found.step(states, rows, "both")
     true = found.stage.tables((molecules(box)[:1], molecules(box)[1:]))
-    table = found.stage.tables((states.a[:1] + states.b[:1], states.a[1:] + states.b[1:]))
-    gap, wanted = (table[0] - table[1]).flatten(), (true[0] - true[1]).flatten()
+    table, _ = found.tables(states, "both")
+    gap, wanted = (table[..., 0] - table[..., 1]).flatten(), (true[0] - true[1]).flatten()
     assert float(torch.corrcoef(torch.stack((gap, wanted)))[0, 1]) > 0.8
     torch.testing.assert_close(states.share, torch.tensor([0.5, 0.5]), atol=0.05, rtol=0)
 
@@ -128,9 +128,9 @@ def test_the_contrast_of_images_is_measured(tmp_path: Path) -> None:
     rows = found.all_rows()
     growth = one_state(found, torch.zeros(COUNT, 1))
     states = found.averaged(rows, members(rows, truth))
-    states, _, found, _ = found.step(states, rows, together=True)
+    states, _, found, _ = found.step(states, rows, "both")
     for _ in range(3):
-        states, _, found, _ = found.step(states, rows, together=True)
+        states, _, found, _ = found.step(states, rows, "both")
     assert abs(found.spread - 0.25) < 0.06
     assert float(torch.corrcoef(torch.stack((found.scale[:, 0], size)))[0, 1]) > 0.8
     assert growth.states.count == 1
@@ -141,7 +141,7 @@ def test_contrast_that_does_not_vary_is_found_not_to(tmp_path: Path) -> None:
     rows = found.all_rows()
     states = found.averaged(rows, members(rows, truth))
     for _ in range(3):
-        states, _, found, _ = found.step(states, rows, together=True)
+        states, _, found, _ = found.step(states, rows, "both")
     assert found.spread < 0.06
 
 
@@ -167,6 +167,6 @@ def test_settling_goes_on_from_where_states_are(tmp_path: Path) -> None:
     rows = found.all_rows()
     alone = one_state(found, truth[:, None].float())
     growth, _ = clustered(found, alone, 2, 0)
-    after, _ = settled(found, growth, 1, together=False)
+    after, _ = settled(found, growth, 1)
     assert after.evidence is not None and after.states.count == 2
     assert sum(len(half) for half in rows) == COUNT

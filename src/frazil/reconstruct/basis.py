@@ -136,12 +136,13 @@ class BasisLearner:
         steps.append(("one state", self._one_state))
         for number, band in enumerate(bands):
             if number > 0:
-                steps += [(f"states to shell {band}", partial(self._sort, band=band, together=True))] * SORTING_PASSES
+                steps.append((f"states to shell {band}", partial(self._sort, band=band, first=True)))
+                steps += [(f"states to shell {band}", partial(self._sort, band=band))] * (SORTING_PASSES - 1)
             if number < PLACING_BANDS:
                 steps += [(f"states divided at shell {band}", partial(self._divide, band=band))] * DIVIDING_ROUNDS
                 what, step = ("states or clusters", self._cluster) if number == 0 else ("states joined", self._join)
                 steps.append((what, partial(step, band=band)))
-        finest = partial(self._sort, band=bands[-1], together=False)
+        finest = partial(self._sort, band=bands[-1])
         steps += [(f"states to shell {bands[-1]}", finest)] * self.config.passes
         steps.append(("states side by side", self._as_basis))
         return steps
@@ -207,8 +208,13 @@ class BasisLearner:
         )
 
     def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
-        """Posterior latents of every image, in working order, given volumes for all of them."""
-        halves = replace(state.halves, a=volumes, b=volumes)
+        """Posterior latents of every image, in working order, given volumes for all of them.
+
+        Images are sorted into states by the maps of the other half-set, which none of them is in: a state of few images
+        holds on to them and draws others, where they are compared with their own average.
+        """
+        a, b = (volumes, volumes) if state.mixture is None else (state.halves.b, state.halves.a)
+        halves = replace(state.halves, a=a, b=b)
         found = self._placed(state, halves)
         if self.pose_prior is not None:
             weights = torch.cat((found[0].first, found[1].first))
@@ -335,7 +341,7 @@ class BasisLearner:
         return replace(state, halves=on_manifold(halves, manifold), manifold=manifold)
 
     def _sorter(self, state: BasisState, stage: Stage) -> Sorter:
-        mask = self._mask(stage.box, 2)
+        mask = self._mask(stage.box, 2, state.region)
         return Sorter(self.images, stage, mask, state.halves.spread, state.halves.scale)
 
     def _one_state(self, state: BasisState) -> BasisState:
@@ -344,6 +350,7 @@ class BasisLearner:
         halves = state.halves.resized(stage.box)
         found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
         latent = torch.cat((found[0].first, found[1].first))[:, 1:]
+        state = replace(state, region=region_of_change(halves.a[1:], halves.b[1:]))
         begun = one_state(self._sorter(state, stage), latent)
         halves = replace(halves, a=begun.states.a, b=begun.states.b)
         return replace(state, halves=halves, share=begun.states.share, whole=begun.whole, placed=latent)
@@ -358,9 +365,16 @@ class BasisLearner:
     def _join(self, state: BasisState, *, band: int) -> BasisState:
         return self._grown(state, *joined(*self._growth(state, band)))
 
-    def _sort(self, state: BasisState, *, band: int, together: bool) -> BasisState:
+    def _sort(self, state: BasisState, *, band: int, first: bool = False) -> BasisState:
+        """A pass over all images. ``first``: at this band, which shows better where states differ."""
         sorter, growth = self._growth(state, band)
-        growth, sorter = settled(sorter, growth, 1, together=together)
+        if first:
+            mask = self._mask(sorter.stage.box, 2)
+            growth, sorter = settled(replace(sorter, mask=mask), growth, 1)
+            region, states = sorter.confined(growth.states)
+            state, growth = replace(state, region=region), replace(growth, states=states)
+        else:
+            growth, sorter = settled(sorter, growth, 1)
         # at a finer band a state may turn out to be two
         return self._grown(state, replace(growth, whole=torch.zeros_like(growth.whole)), sorter)
 
@@ -376,8 +390,10 @@ class BasisLearner:
         return replace(state, halves=halves, share=growth.states.share, whole=growth.whole, evidence=evidence)
 
     def _as_basis(self, state: BasisState) -> BasisState:
-        assert state.share is not None
-        mixture, halves = as_basis(States(state.halves.a, state.halves.b, state.share), state.halves)
+        sorter, growth = self._growth(state, self.bands[-1])
+        stage = sorter.stage
+        a, b = (volumes_of_table(table, stage.layout, stage.box) for table in sorter.tables(growth.states, "own"))
+        mixture, halves = as_basis(replace(growth.states, a=a, b=b), state.halves)
         return replace(state, halves=halves, mixture=mixture, share=None, whole=None, placed=None)
 
     def _sharpen(self, state: BasisState, *, band: int, least: float = 0.0) -> BasisState:

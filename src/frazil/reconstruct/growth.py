@@ -29,8 +29,8 @@ FIRST_SHARE, HELD_PASSES, FREE_PASSES = 0.12, 25, 20
 TRIES = 3
 # see `Sorter.caution`: while a division grows, and those that are compared when it is judged
 CAUTION_IN_DIVIDING, CAUTIONS_IN_JUDGING = 1.5, (1.5, 3.0, 6.0)
-# standard errors by which two states must explain images better than one
-BETTER = 1.0
+# standard errors by which two states must explain images better than one: the best of several trials is judged
+BETTER = 2.0
 # log likelihood of an image below which two states become one: less than lets a state divide, so that nothing goes to and fro
 HARDLY = 0.01
 # starts of the search for clusters
@@ -132,8 +132,8 @@ def clustered(sorter: Sorter, growth: Growth, count: int, seed: int) -> tuple[Gr
     for those in labels:
         states = sorter.averaged(seen, _members(seen, those, int(those.max()) + 1))
         for _ in range(SETTLING_PASSES):
-            states, _, _, _ = sorter.step(states, seen, together=True)
-        evidence.append(float(sorter.weighed(sorter.tables(states, together=True), states.share, unseen)[1].mean()))
+            states, _, _, _ = sorter.step(states, seen, "both")
+        evidence.append(float(sorter.weighed(sorter.tables(states, "both"), states.share, unseen)[1].mean()))
     if evidence[1] <= evidence[0]:
         return growth, sorter
     begun = sorter.averaged(rows, _members(rows, labels[1], count))
@@ -153,8 +153,9 @@ def joined(sorter: Sorter, growth: Growth) -> tuple[Growth, Sorter]:
         second = (labels[torch.cat(seen)] == other).to(torch.float32)
         two = sorter.averaged(seen, _split(seen, torch.stack((1 - second, second), dim=1)))
         for _ in range(SETTLING_PASSES):
-            two, _, _, _ = sorter.step(two, seen, together=True)
-        if _at_best(sorter, both, seen, unseen, two).gain < HARDLY:
+            two, _, _, _ = sorter.step(two, seen, "both")
+        judged = _at_best(sorter, both, seen, unseen, two)
+        if judged.gain < max(HARDLY, BETTER * judged.error):
             labels = torch.where(labels == other, one, labels)
             taken |= {one, other}
     if not taken:
@@ -167,12 +168,12 @@ def joined(sorter: Sorter, growth: Growth) -> tuple[Growth, Sorter]:
     return settled(sorter, begun, SETTLING_PASSES)
 
 
-def settled(sorter: Sorter, growth: Growth, passes: int, *, together: bool = True) -> tuple[Growth, Sorter]:
-    """Some passes over all images, see `Sorter.step`."""
+def settled(sorter: Sorter, growth: Growth, passes: int) -> tuple[Growth, Sorter]:
+    """Some passes over all images, each compared with the maps of the other half-set."""
     rows = sorter.all_rows()
     states, evidence = growth.states, growth.evidence
     for _ in range(passes):
-        states, _, sorter, evidence = sorter.step(states, rows, together=together)
+        states, _, sorter, evidence = sorter.step(states, rows, "other")
     return replace(growth, states=states, evidence=evidence), sorter
 
 
@@ -193,8 +194,9 @@ def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Div
     divisions, held = [], torch.tensor([1 - FIRST_SHARE, FIRST_SHARE])
     two = careful.averaged(seen, _split(seen, torch.stack((1 - first, first), dim=1)))
     for passes, share in ((HELD_PASSES if latent is None else 0, held), (FREE_PASSES, None)):
-        for _ in range(passes):
-            two, _, _, _ = careful.step(two if share is None else replace(two, share=share), seen, together=True)
+        for number in range(passes):
+            begun = two if share is None else replace(two, share=share)
+            two, _, _, _ = careful.step(begun, seen, "both", assumed=share is not None and number == 0)
         divisions.append(_at_best(sorter, rows, seen, unseen, two))
     division = max(divisions, key=lambda division: division.gain)
     for half in _split(rows, division.second):
@@ -232,14 +234,14 @@ def _at_best(sorter: Sorter, rows: Rows, seen: Rows, unseen: Rows, two: States) 
 
     def judged(caution: float) -> Division:
         judge = replace(sorter, caution=caution)
-        return _judged(judge, rows, unseen, judge.step(two, seen, together=True)[0])
+        return _judged(judge, rows, unseen, judge.step(two, seen, "both")[0])
 
     return max((judged(caution) for caution in CAUTIONS_IN_JUDGING), key=lambda division: division.gain)
 
 
 def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States) -> Division:
     """Two states against one with the mean of their maps, as images that neither has seen have it."""
-    of_two = sorter.tables(two, together=True)
+    of_two = sorter.tables(two, "both")
     mean = (of_two[0] * two.share).sum(2, keepdim=True)
     of_one = sorter.weighed((mean, mean), torch.ones(1), unseen)[1]
     better = (sorter.weighed(of_two, two.share, unseen)[1] - of_one)[sorter.images.views[torch.cat(unseen)].first]
@@ -251,7 +253,7 @@ def _alike(sorter: Sorter, states: States) -> list[tuple[int, int]]:
     """For each state the one that images can least tell from it, by the power of their difference where it is seen."""
     if states.count == 1:
         return []
-    table = sorter.tables(states, together=True)[0]
+    table = sorter.tables(states, "both")[0]
     covered = (sorter.stage.coverage[0] + sorter.stage.coverage[1])[:, None, None]
     flat = (table * covered.sqrt()).flatten(0, 1).to(torch.float64)
     gram = flat.T @ flat
@@ -264,7 +266,7 @@ def _alike(sorter: Sorter, states: States) -> list[tuple[int, int]]:
 
 def _labels(sorter: Sorter, states: States) -> Int[Tensor, " images"]:
     """The likeliest state of every image."""
-    members, _ = sorter.weighed(sorter.tables(states, together=True), states.share, sorter.all_rows())
+    members, _ = sorter.weighed(sorter.tables(states, "other"), states.share, sorter.all_rows())
     return torch.cat(members).argmax(1)
 
 

@@ -1,15 +1,15 @@
 """Discrete states: each has a map of its own, and every image is weighed between them.
 
 Expectation is Bayes' rule over the states, each image with a contrast of its own. With memberships known every map is a
-weighted backprojection, so maximisation is exact: in every voxel the sum of what images say, divided by how much they say
-and by the prior of its shell. A map is the mean of all states plus a difference; the difference is shrunk towards none as
-far as the two half-sets disagree about it, so that a state of few images keeps what all states share.
+weighted backprojection, so maximisation is exact: in every voxel the sum of what images say, divided by how much they say.
+A map is the mean of all states plus a difference. Differences are kept as they are measured, where the density changes; when
+images are compared with them they are shrunk as far as the half-sets disagree, all states together: see `Agreement`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int
@@ -25,20 +25,27 @@ from frazil.numerics.spectrum_table import (
     symmetrise_table,
     volumes_of_table,
 )
+from frazil.reconstruct.agreement import FIRST_CORRELATIONS, Agreement, directions_between
 from frazil.reconstruct.expectation import in_both_halves
 from frazil.reconstruct.linear import WIDEST_SCALE, Halves, at_one
-from frazil.reconstruct.maximisation import LEAST_CORRELATION, MOST_CORRELATION, Stage, Volumes, smoothed
+from frazil.reconstruct.maximisation import LEAST_CORRELATION, MOST_CORRELATION, Stage, Volumes
+from frazil.reconstruct.region import region_of_change
 from frazil.reconstruct.whitened import WhitenedImages
 
+# shells of a map that images say less of than this share are left weaker than they are
+LEAST_KEPT = 0.05
 # an image adds nothing to a state that it belongs to less than this
 LEAST_MEMBERSHIP = 1e-3
-# correlation between half-sets that is assumed where no maps are known yet: of the mean, and of what states differ by
-FIRST_CORRELATIONS = 0.9, 0.5
+# a voxel of a map counts as if so much of the coverage of its shell were added, with no signal
+UNEVEN = 0.3
 # the contrast goes on being measured where it hardly varies
 LEAST_SPREAD = 0.01
 # variance within a state, of one between them: states are discrete, but no particle is placed with certainty
 LEAST_VARIANCE = 1e-3
 
+# whose maps images are compared with: those of their own half-set, of the other, or of both together. Images that are in the
+# average they are compared with are drawn to it, the more the fewer it has; but both halves know more than one
+Maps = Literal["own", "other", "both"]
 Rows = tuple[Int[Tensor, " a"], Int[Tensor, " b"]]
 Members = tuple[Float[Tensor, "a states"], Float[Tensor, "b states"]]
 Contrasts = tuple[Float[Tensor, "a 2"], Float[Tensor, "b 2"]]
@@ -62,49 +69,6 @@ class States:
     def count(self) -> int:
         """Number of states."""
         return len(self.share)
-
-
-@final
-@dataclass(frozen=True)
-class Correlations:
-    """How well half-sets agree: Fourier shell correlations.
-
-    Attributes:
-        mean: of the mean of all states. difference: of each state's difference from it.
-    """
-
-    mean: Float[Tensor, " shells"]
-    difference: Float[Tensor, "shells states"]
-
-    @staticmethod
-    def assumed(shells: int, states: int) -> Correlations:
-        """Where there are no maps yet."""
-        mean, difference = FIRST_CORRELATIONS
-        return Correlations(torch.full((shells,), mean), torch.full((shells, states), difference))
-
-    @staticmethod
-    def between(a: Table, b: Table, share: Float[Tensor, " states"], stage: Stage) -> Correlations:
-        """Measured on the tables of two halves. Each state's curve is averaged with the one of all states together."""
-        layout = stage.layout
-        of_mean = ((a * share).sum(2, keepdim=True), (b * share).sum(2, keepdim=True))
-        cross, power = [], []
-        for state in range(a.shape[2]):
-            x, y = (table[..., state] - mean[..., 0] for table, mean in zip((a, b), of_mean, strict=True))
-            columns = torch.stack(((x * y).sum(1), x.square().sum(1), y.square().sum(1)), dim=1)
-            found = shell_means(columns, layout)
-            cross.append(found[:, 0])
-            power.append(found[:, 1:])
-        crossed, powers = torch.stack(cross, 1), torch.stack(power, 1)
-        each = _ratio(crossed, powers)
-        together = _ratio((crossed * share).sum(1), (powers * share[:, None]).sum(1))
-        x, y = of_mean[0][..., 0], of_mean[1][..., 0]
-        found = shell_means(torch.stack(((x * y).sum(1), x.square().sum(1), y.square().sum(1)), dim=1), layout)
-        mean = _ratio(found[:, 0], found[:, 1:])
-        return Correlations(smoothed(mean[:, None])[:, 0], smoothed((each + together[:, None]) / 2))
-
-
-def _ratio(cross: Tensor, powers: Tensor) -> Tensor:
-    return cross / powers.prod(-1).sqrt().clamp(min=1e-30)
 
 
 @final
@@ -138,49 +102,42 @@ class Sorter:
 
     def averaged(self, rows: Rows, members: Members) -> States:
         """The maps of images whose memberships are known."""
-        known = Correlations.assumed(self.shells, members[0].shape[1])
-        return self.maximised(self._sums(rows, members, (self.scale[rows[0]], self.scale[rows[1]])), members, known)
+        sums = self._sums(rows, members, (self.scale[rows[0]], self.scale[rows[1]]))
+        return self.maximised(sums, members, torch.full((self.shells,), FIRST_CORRELATIONS[0]))
 
-    def tables(self, states: States, *, together: bool) -> tuple[Table, Table]:
-        """What the images of each half are compared with: maps of their own half, or of both halves together."""
-        a, b = self.stage.tables((states.a, states.b))
-        if not together:
-            return a, b
-        common = self._common(a, b, states.share, self._believed(a, b, states.share))
-        return common, common
+    def tables(self, states: States, by: Maps) -> tuple[Table, Table]:
+        """What the images of each half are compared with."""
+        tables = self.stage.tables((states.a, states.b))
+        return self._believed(tables, states.share, self._agreement(tables, states.share), by)
 
-    def _believed(self, a: Table, b: Table, share: Tensor) -> Correlations:
-        known = Correlations.between(a, b, share, self.stage)
-        return replace(known, difference=known.difference.clamp(min=0) ** self.caution)
+    def _agreement(self, tables: tuple[Table, Table], share: Tensor) -> Agreement:
+        return Agreement.between(*tables, share, self.stage.layout).cautious(self.caution)
 
-    def _common(self, a: Table, b: Table, share: Tensor, known: Correlations) -> Table:
-        """A half that correlates with the other by f was shrunk by f; both together deserve 2 f / (1 + f)."""
-        shell = self.stage.layout.nearest_shell
+    def _believed(self, tables: tuple[Table, Table], share: Tensor, known: Agreement, by: Maps) -> tuple[Table, Table]:
+        layout = self.stage.layout
+        if by == "both":
+            common = known.of_both(*tables, share, layout)
+            return common, common
+        a, b = (known.of_half(table, share, layout) for table in tables)
+        return (a, b) if by == "own" else (b, a)
 
-        def gain(correlation: Tensor) -> Tensor:
-            return (2 / (1 + correlation.clamp(LEAST_CORRELATION, MOST_CORRELATION)))[shell]
-
-        common = (a + b) / 2
-        mean = (common * share).sum(2, keepdim=True)
-        return mean * gain(known.mean)[:, None, None] + (common - mean) * gain(known.difference)[:, None]
-
-    def step(self, states: States, rows: Rows, *, together: bool) -> tuple[States, Members, Sorter, float]:
+    def step(
+        self, states: States, rows: Rows, by: Maps, *, assumed: bool = False
+    ) -> tuple[States, Members, Sorter, float]:
         """One round of expectation and maximisation over some images.
 
         Args:
-            together: images are compared with the maps of both halves: better sorted, but the halves are no longer
-                independent at this band.
+            by: whose maps images are compared with.
+            assumed: states are taken to differ by what their maps show, which is hardly more than chance yet.
 
         Returns:
             The new maps, the memberships, the sorter with the contrasts found, and the mean log evidence of an image.
         """
         tables = self.stage.tables((states.a, states.b))
-        known = self._believed(*tables, states.share)
-        if together:
-            common = self._common(*tables, states.share, known)
-            tables = common, common
-        members, evidence, contrasts = self._expected(rows, tables, states.share)
-        moved = self.maximised(self._sums(rows, members, contrasts), members, known)
+        known = Agreement.assumed(self.shells, states.share) if assumed else self._agreement(tables, states.share)
+        compared = self._believed(tables, states.share, known, by)
+        members, evidence, contrasts = self._expected(rows, compared, states.share)
+        moved = self.maximised(self._sums(rows, members, contrasts), members, known.mean)
         return moved, members, self._with_scale(rows, contrasts), float(evidence.mean())
 
     def weighed(
@@ -189,9 +146,26 @@ class Sorter:
         """Memberships and log evidence of some images against maps."""
         return self._expected(rows, tables, share)[:2]
 
-    def maximised(self, sums: tuple[Sums, Sums], members: Members, known: Correlations) -> States:
-        """The maps that sums over images ask for."""
-        a, b = in_both_halves(lambda which: self._maps(sums[which], known))
+    def confined(self, states: States) -> tuple[Float[Tensor, "n n n"], States]:
+        """Where the density differs between states, as far as both halves say so, and states that differ only there."""
+        stage, share = self.stage, states.share
+
+        def apart(table: Table) -> Volumes:
+            differences = (table - (table * share).sum(2, keepdim=True)) * share.sqrt()
+            return volumes_of_table(differences, stage.layout, stage.box)
+
+        a, b = self.tables(states, "own")
+        region = region_of_change(apart(a), apart(b))
+
+        def kept(maps: Volumes) -> Volumes:
+            mean = torch.tensordot(share, maps, 1)
+            return mean + (maps - mean) * region
+
+        return region, replace(states, a=kept(states.a), b=kept(states.b))
+
+    def maximised(self, sums: tuple[Sums, Sums], members: Members, of_mean: Float[Tensor, " shells"]) -> States:
+        """The maps that sums over images ask for. ``of_mean``: correlation of the mean of all states between halves."""
+        a, b = in_both_halves(lambda which: self._maps(sums[which], of_mean))
         share = torch.cat(members).mean(0).clamp(min=1e-6)
         return States(a, b, share / share.sum())
 
@@ -266,21 +240,22 @@ class Sorter:
                 total.copy_(symmetrise_table(total, stage.layout, stage.symmetry))
         return sums
 
-    def _maps(self, sums: Sums, known: Correlations) -> Volumes:
-        """The maps of one half."""
+    def _maps(self, sums: Sums, of_mean: Tensor) -> Volumes:
+        """The maps of one half: the mean shrunk, what states differ by not yet."""
         stage, layout = self.stage, self.stage.layout
         shell = layout.nearest_shell
-        ratio = _noise_to_signal(known.mean)
         total = sums.sum(0)
-        mean = _divided(total[..., 0], total[:, 0, 1], ratio, shell, stage)
-        centre = volumes_of_table(mean[..., None], layout, stage.box)[0]
+        mean = _divided(total[..., 0], total[:, 0, 1], _noise_to_signal(of_mean), shell, stage)
+        centre = volumes_of_table(mean[..., None], layout, stage.box)[0] * self.mask[0]
+        uneven = torch.full_like(of_mean, UNEVEN)
         maps = torch.empty(len(sums), *centre.shape)
         for state, one in enumerate(sums):
             said, told = one[..., 0], one[:, 0, 1]
-            ratio = _noise_to_signal(known.difference[:, state])
-            difference = _divided(said - told[:, None] * mean, told, ratio, shell, stage)
+            difference = _divided(said - told[:, None] * mean, told, uneven, shell, stage)
+            kept = _divided(told[:, None], told, uneven, shell, stage)[:, 0]
+            difference = difference / shell_means(kept, layout).clamp(min=LEAST_KEPT)[shell, None]
             apart = volumes_of_table(difference[..., None], layout, stage.box)[0]
-            maps[state] = centre * self.mask[0] + apart * self.mask[1]
+            maps[state] = centre + apart * self.mask[1]
         return maps
 
     def _contrast(self, fit: Tensor, power: Tensor) -> Tensor:
@@ -336,6 +311,4 @@ def as_basis(states: States, halves: Halves) -> tuple[MixturePrior, Halves]:
 
 def functions_of_states(share: Float[Tensor, " states"]) -> Float[Tensor, "states functions"]:
     """C - 1 functions of the state with mean 0 and covariance 1 under the share."""
-    root = share.sqrt()
-    beside = torch.eye(len(share)) - root[:, None] * root
-    return torch.linalg.eigh(beside)[1][:, 1:] / root[:, None]
+    return directions_between(share) / share.sqrt()[:, None]
