@@ -170,3 +170,29 @@ def test_settling_goes_on_from_where_states_are(tmp_path: Path) -> None:
     after, _ = settled(found, growth, 1)
     assert after.evidence is not None and after.states.count == 2
     assert sum(len(half) for half in rows) == COUNT
+
+
+def test_images_are_drawn_to_an_average_they_are_in_but_not_to_one_of_the_other_half(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24, alike=True)
+    rows = found.all_rows()
+    states = found.averaged(rows, members(rows, truth))  # of one molecule: what tells them apart is noise
+    own, _ = found.weighed(found.tables(states, "own"), states.share, rows)
+    other, _ = found.weighed(found.tables(states, "other"), states.share, rows)
+    kept = [float((torch.cat(these).argmax(1) == truth).float().mean()) for these in (own, other)]
+    assert kept[0] > 0.6
+    assert abs(kept[1] - 0.5) < 0.1
+
+
+def test_states_differ_only_where_both_halves_say_that_the_density_does(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24)
+    rows = found.all_rows()
+    states = found.averaged(rows, members(rows, truth))
+    region, confined = found.confined(states)
+    apart = molecules(24)[0] - molecules(24)[1]
+    box = region.shape[-1]
+    apart = torch.nn.functional.interpolate(apart[None, None], size=(box, box, box))[0, 0]
+    inside = apart > 0.5 * apart.max()
+    assert float(region[inside].mean()) > 0.5
+    assert float(region.mean()) < 0.2
+    untouched = region < 1e-3
+    torch.testing.assert_close(confined.a[0][untouched], confined.a[1][untouched], atol=1e-2, rtol=0)
