@@ -23,7 +23,7 @@ from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
 from frazil.reconstruct.basis_state import BasisState, Latents
 from frazil.reconstruct.expectation import Expectation, noise_left
-from frazil.reconstruct.growth import Growth, clustered, grown, joined, one_state, settled
+from frazil.reconstruct.growth import Growth, clustered, confined, grown, joined, one_state, settled
 from frazil.reconstruct.linear import (
     Halves,
     dimensions_told,
@@ -128,16 +128,17 @@ class BasisLearner:
         return steps
 
     def _steps_of_states(self) -> list[tuple[str, Step]]:
-        """States divide at the coarser bands and are sorted by the maps of both halves; at the finest, halves go apart."""
+        """States divide at the coarser bands; at the finest they are only sorted."""
         bands = self.bands
         steps: list[tuple[str, Step]] = [("first directions", self._begin)]
-        linear = partial(self._linear, band=bands[0])
-        steps += [(f"principal components to shell {bands[0]}", linear)] * LINEAR_PASSES[0]
+        steps += [(f"principal components to shell {bands[0]}", partial(self._linear, band=bands[0]))] * LINEAR_PASSES[
+            0
+        ]
         steps.append(("one state", self._one_state))
         for number, band in enumerate(bands):
             if number > 0:
-                steps.append((f"states to shell {band}", partial(self._sort, band=band, first=True)))
-                steps += [(f"states to shell {band}", partial(self._sort, band=band))] * (SORTING_PASSES - 1)
+                passes = [partial(self._sort, band=band, first=done == 0) for done in range(SORTING_PASSES)]
+                steps += [(f"states to shell {band}", one) for one in passes]
             if number < PLACING_BANDS:
                 steps += [(f"states divided at shell {band}", partial(self._divide, band=band))] * DIVIDING_ROUNDS
                 what, step = ("states or clusters", self._cluster) if number == 0 else ("states joined", self._join)
@@ -208,11 +209,8 @@ class BasisLearner:
         )
 
     def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
-        """Posterior latents of every image, in working order, given volumes for all of them.
-
-        Images are sorted into states by the maps of the other half-set, which none of them is in: a state of few images
-        holds on to them and draws others, where they are compared with their own average.
-        """
+        """Posterior latents of every image, in working order, given volumes for all of them."""
+        # states are those of the other half-set: images are drawn to an average that they are in
         a, b = (volumes, volumes) if state.mixture is None else (state.halves.b, state.halves.a)
         halves = replace(state.halves, a=a, b=b)
         found = self._placed(state, halves)
@@ -369,10 +367,8 @@ class BasisLearner:
         """A pass over all images. ``first``: at this band, which shows better where states differ."""
         sorter, growth = self._growth(state, band)
         if first:
-            mask = self._mask(sorter.stage.box, 2)
-            growth, sorter = settled(replace(sorter, mask=mask), growth, 1)
-            region, states = sorter.confined(growth.states)
-            state, growth = replace(state, region=region), replace(growth, states=states)
+            growth, sorter, region = confined(sorter, growth, self._mask(sorter.stage.box, 2))
+            state = replace(state, region=region)
         else:
             growth, sorter = settled(sorter, growth, 1)
         # at a finer band a state may turn out to be two
@@ -391,9 +387,7 @@ class BasisLearner:
 
     def _as_basis(self, state: BasisState) -> BasisState:
         sorter, growth = self._growth(state, self.bands[-1])
-        stage = sorter.stage
-        a, b = (volumes_of_table(table, stage.layout, stage.box) for table in sorter.tables(growth.states, "own"))
-        mixture, halves = as_basis(replace(growth.states, a=a, b=b), state.halves)
+        mixture, halves = as_basis(sorter.shrunk(growth.states), state.halves)
         return replace(state, halves=halves, mixture=mixture, share=None, whole=None, placed=None)
 
     def _sharpen(self, state: BasisState, *, band: int, least: float = 0.0) -> BasisState:

@@ -177,6 +177,19 @@ def settled(sorter: Sorter, growth: Growth, passes: int) -> tuple[Growth, Sorter
     return replace(growth, states=states, evidence=evidence), sorter
 
 
+def confined(
+    sorter: Sorter, growth: Growth, mask: Float[Tensor, "2 n n n"]
+) -> tuple[Growth, Sorter, Float[Tensor, "n n n"]]:
+    """A pass over all images that finds anew where states differ. ``mask``: of the mean, and of where they may.
+
+    Returns:
+        How far to believe that the density of each voxel differs between states, last.
+    """
+    growth, sorter = settled(replace(sorter, mask=mask), growth, 1)
+    region, states = sorter.confined(growth.states)
+    return replace(growth, states=states), sorter, region
+
+
 def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Division | None:
     """The images of one state in two; None where one part has too few of them.
 

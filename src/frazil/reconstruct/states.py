@@ -146,6 +146,12 @@ class Sorter:
         """Memberships and log evidence of some images against maps."""
         return self._expected(rows, tables, share)[:2]
 
+    def shrunk(self, states: States) -> States:
+        """The maps of each half as far as they are believed."""
+        stage = self.stage
+        a, b = (volumes_of_table(table, stage.layout, stage.box) for table in self.tables(states, "own"))
+        return replace(states, a=a, b=b)
+
     def confined(self, states: States) -> tuple[Float[Tensor, "n n n"], States]:
         """Where the density differs between states, as far as both halves say so, and states that differ only there."""
         stage, share = self.stage, states.share
