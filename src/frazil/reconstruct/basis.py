@@ -131,9 +131,8 @@ class BasisLearner:
         """States divide at the coarser bands; at the finest they are only sorted."""
         bands = self.bands
         steps: list[tuple[str, Step]] = [("first directions", self._begin)]
-        steps += [(f"principal components to shell {bands[0]}", partial(self._linear, band=bands[0]))] * LINEAR_PASSES[
-            0
-        ]
+        first = f"principal components to shell {bands[0]}"
+        steps += [(first, partial(self._linear, band=bands[0]))] * LINEAR_PASSES[0]
         steps.append(("one state", self._one_state))
         for number, band in enumerate(bands):
             if number > 0:
@@ -143,10 +142,8 @@ class BasisLearner:
                 steps += [(f"states divided at shell {band}", partial(self._divide, band=band))] * DIVIDING_ROUNDS
                 what, step = ("states or clusters", self._cluster) if number == 0 else ("states joined", self._join)
                 steps.append((what, partial(step, band=band)))
-        finest = partial(self._sort, band=bands[-1])
-        steps += [(f"states to shell {bands[-1]}", finest)] * self.config.passes
-        steps.append(("states side by side", self._as_basis))
-        return steps
+        steps += [(f"states to shell {bands[-1]}", partial(self._sort, band=bands[-1]))] * self.config.passes
+        return [*steps, ("states side by side", self._as_basis)]
 
     @property
     def name(self) -> str:
@@ -210,7 +207,7 @@ class BasisLearner:
 
     def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
         """Posterior latents of every image, in working order, given volumes for all of them."""
-        # states are those of the other half-set: images are drawn to an average that they are in
+        # states by the other half-set: images are drawn to an average that they are in
         a, b = (volumes, volumes) if state.mixture is None else (state.halves.b, state.halves.a)
         halves = replace(state.halves, a=a, b=b)
         found = self._placed(state, halves)
