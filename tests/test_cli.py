@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import types
@@ -69,22 +68,14 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "words", [(), *((verb.name,) for verb in VERBS)], ids=lambda words: " ".join(words) or "frazil"
 )
-def test_help_is_fast_and_torch_free(words: tuple[str, ...]) -> None:
+def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
     code = (
         "import sys; from frazil.cli import main; code = main(sys.argv[1:]);"
         f"sys.exit(code or [m for m in {HEAVY} if m in sys.modules] or 0)"
     )
-    costs = []
-    for _ in range(4):  # processor time, the best of some: the machine may be busy with other things
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("usage: frazil")
-        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        if costs[-1] < 0.4:
-            break
-    assert min(costs) < 0.4
+    done = subprocess.run([sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: frazil")
 
 
 def test_help_names_every_verb(run_frazil: Any) -> None:
