@@ -12,12 +12,14 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 
 from frazil.data.mrc import read_array, write_stack
 from frazil.data.star import read_star, write_star
+from frazil.numerics.fourier import resize_images
 
 # pixels of the micrographs and of the particles, and the pixel size of the latter
 CUT, BOX, PIXEL_SIZE = 160, 96, 2.5
@@ -91,10 +93,9 @@ def empty_places(image: Image, particles: Float[np.ndarray, "particles 2"]) -> l
 
 def box_at(image: Image, x: int, y: int) -> Image:
     """The box round a place, Fourier-cropped, particles bright, background of mean 0 and deviation 1."""
-    half, edge = CUT // 2, (CUT - BOX) // 2
-    spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image[y - half : y + half, x - half : x + half])))
-    cropped = spectrum[edge : edge + BOX, edge : edge + BOX]
-    box = -np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(cropped)).real)
+    half = CUT // 2
+    cut = torch.from_numpy(image[y - half : y + half, x - half : x + half].astype(np.float32))
+    box = -resize_images(cut, BOX).numpy()
     rows, columns = np.mgrid[-BOX // 2 : BOX // 2, -BOX // 2 : BOX // 2]
     background = box[np.hypot(rows, columns) > BACKGROUND * BOX / 2]
     return (box - background.mean()) / background.std()

@@ -205,11 +205,9 @@ class BasisLearner:
             stage.box, halves.a.shape[0], state.region
         )
 
-    def latents(self, state: BasisState, volumes: Float[Tensor, "volumes n n n"]) -> Latents:
-        """Posterior latents of every image, in working order, given volumes for all of them."""
-        # states by the other half-set: images are drawn to an average that they are in
-        a, b = (volumes, volumes) if state.mixture is None else (state.halves.b, state.halves.a)
-        halves = replace(state.halves, a=a, b=b)
+    def latents(self, state: BasisState, together: Float[Tensor, "volumes n n n"] | None = None) -> Latents:
+        """Posterior latents of every image, in working order. ``together``: see `BasisState.told_by`."""
+        halves = state.told_by(together)
         found = self._placed(state, halves)
         if self.pose_prior is not None:
             weights = torch.cat((found[0].first, found[1].first))

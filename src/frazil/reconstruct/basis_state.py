@@ -55,6 +55,18 @@ class BasisState:
             return self.manifold.prior
         return GaussianPrior() if self.mixture is None else self.mixture
 
+    def told_by(self, together: Float[Tensor, "volumes n n n"] | None) -> Halves:
+        """What the images of each half-set are compared with in the end.
+
+        Args:
+            together: the volumes of both half-sets, for those of a motion. Discrete states need none: an image is drawn to an
+                average that it is in, so it is compared with the maps of the other half-set.
+        """
+        if self.mixture is not None:
+            return replace(self.halves, a=self.halves.b, b=self.halves.a)
+        assert together is not None
+        return replace(self.halves, a=together, b=together)
+
     def save(self, path: Path, done: int, metrics: str) -> None:
         """Write the state after ``done`` steps, with the text of the metrics so far."""
         tensors = {"a": self.halves.a, "b": self.halves.b, "scale": self.halves.scale, "noise": self.noise}

@@ -125,7 +125,7 @@ def _refined(
 
 def _sorted(learner: BasisLearner, state: BasisState) -> Sorted:
     """Particles by their likeliest state."""
-    found = learner.latents(state, learner.together(state))
+    found = learner.latents(state)
     assert found.component is not None
     order = torch.argsort(learner.images.order)
     latent = found.mean[order] * found.unit
