@@ -19,8 +19,9 @@ from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import complete_axis_plane, gather_table, table_corners
 from frazil.numerics.statistics import spearman
 from frazil.reconstruct.basis_job import measured_noise
+from frazil.reconstruct.division import kept_back
 from frazil.reconstruct.expectation import Pass, said_by_all
-from frazil.reconstruct.growth import _kept_back, one_state
+from frazil.reconstruct.growth import one_state
 from frazil.reconstruct.linear import Halves, evidence_of_the_other_half, expect
 from frazil.reconstruct.maximisation import Stage
 from frazil.reconstruct.states import Sorter
@@ -186,7 +187,7 @@ def test_images_kept_back_are_of_other_particles(seen: Seen) -> None:
     sorter = Sorter(seen.images, seen.stage, mask, 0.0, seen.scale)
     learnt, judged = (
         {int(number) for half in rows for number in seen.images.views.particle[half]}
-        for rows in _kept_back(sorter.all_rows(), seen.images.views)
+        for rows in kept_back(sorter.all_rows(), seen.images.views)
     )
     assert learnt and judged and not learnt & judged
     assert one_state(sorter, torch.zeros(24, 1)).states.count == 1

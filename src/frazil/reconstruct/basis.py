@@ -21,9 +21,9 @@ from frazil.inference.coefficient_posteriors import GaussianPrior
 from frazil.inference.local_refinement import PriorWidths
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.spectrum_table import volumes_of_table
-from frazil.reconstruct.basis_state import BasisState, Latents
+from frazil.reconstruct.basis_of_states import FIRST_BAND_OF_STATES, StateSteps
+from frazil.reconstruct.basis_state import BasisState, Latents, Step
 from frazil.reconstruct.expectation import Expectation, noise_left
-from frazil.reconstruct.growth import Growth, clustered, confined, grown, joined, one_state, settled
 from frazil.reconstruct.linear import (
     Halves,
     dimensions_told,
@@ -37,7 +37,6 @@ from frazil.reconstruct.marching import marching_bands
 from frazil.reconstruct.maximisation import LEAST_CORRELATION, Stage, half_correlations, resize_to, smoothed
 from frazil.reconstruct.nonlinear import MOST_VOLUMES, manifold_of, on_manifold
 from frazil.reconstruct.region import region_of_change
-from frazil.reconstruct.states import Sorter, States, as_basis
 from frazil.reconstruct.unsure_poses import UnsurePoses
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -48,23 +47,16 @@ if TYPE_CHECKING:
 
 # passes at the bands of the linear model, coarsest first; the rest get as many as the last
 LINEAR_PASSES = (12, 6, 3)
-# states divide at coarse bands, whose few voxels leave little to be wrong about
-FIRST_BAND_OF_STATES = 10
 # the number of directions is chosen, and the manifold drawn, at the second band
 PLACING_BANDS = 2
 # passes of the non-linear model at each band below the finest
 NONLINEAR_PASSES = 2
-# rounds in which states divide at each of the coarser bands (all may, in one round); passes when a band is new
-DIVIDING_ROUNDS, SORTING_PASSES = 8, 3
 # correlation that new directions are granted on their first pass
 FIRST_CORRELATION = 0.3
 FIRST_SCALE_SPREAD = 0.1
 CHECKPOINT_SECONDS = 30.0
 # the sphere that holds the molecule: radius and edge as shares of the box
 SPHERE, SPHERE_EDGE = 0.44, 0.05
-
-
-Step = Callable[[BasisState], BasisState]
 
 
 @final
@@ -104,15 +96,15 @@ class BasisLearner:
     def steps(self) -> list[tuple[str, Step]]:
         """What is to be done, in order, with a name for each step."""
         begin: list[tuple[str, Step]] = [(f"mean at shell {self.bands[-1]}", self._mean)] * 2
-        return begin + (self._steps_of_states() if self.config.components > 1 else self._steps_of_motion())
+        return begin + (StateSteps(self).all() if self.config.components > 1 else self._steps_of_motion())
 
     def _steps_of_motion(self) -> list[tuple[str, Step]]:
         bands = self.bands
         finest, linear = bands[-1], self.config.model == "linear"
-        steps: list[tuple[str, Step]] = [("first directions", self._begin)]
+        steps: list[tuple[str, Step]] = [("first directions", self.begin)]
         for number, band in enumerate(bands if linear else bands[:PLACING_BANDS]):
             passes = LINEAR_PASSES[min(number, len(LINEAR_PASSES) - 1)]
-            steps += [(f"principal components to shell {band}", partial(self._linear, band=band))] * passes
+            steps += [(f"principal components to shell {band}", partial(self.linear, band=band))] * passes
             if band == self.bands[min(PLACING_BANDS, len(bands)) - 1]:
                 steps.append(("number of directions", partial(self._choose, band=band)))
         if linear:
@@ -126,24 +118,6 @@ class BasisLearner:
         steps.append((f"motion to shell {first}", partial(self._sharpen, band=first, least=FIRST_CORRELATION)))
         steps += [(f"motion to shell {band}", partial(self._sharpen, band=band)) for band in following[1:]]
         return steps
-
-    def _steps_of_states(self) -> list[tuple[str, Step]]:
-        """States divide at the coarser bands; at the finest they are only sorted."""
-        bands = self.bands
-        steps: list[tuple[str, Step]] = [("first directions", self._begin)]
-        first = f"principal components to shell {bands[0]}"
-        steps += [(first, partial(self._linear, band=bands[0]))] * LINEAR_PASSES[0]
-        steps.append(("one state", self._one_state))
-        for number, band in enumerate(bands):
-            if number > 0:
-                passes = [partial(self._sort, band=band, first=done == 0) for done in range(SORTING_PASSES)]
-                steps += [(f"states to shell {band}", one) for one in passes]
-            if number < PLACING_BANDS:
-                steps += [(f"states divided at shell {band}", partial(self._divide, band=band))] * DIVIDING_ROUNDS
-                what, step = ("states or clusters", self._cluster) if number == 0 else ("states joined", self._join)
-                steps.append((what, partial(step, band=band)))
-        steps += [(f"states to shell {bands[-1]}", partial(self._sort, band=bands[-1]))] * self.config.passes
-        return [*steps, ("states side by side", self._as_basis)]
 
     @property
     def name(self) -> str:
@@ -195,15 +169,13 @@ class BasisLearner:
         A half that correlates with the other by f is shrunk by f; both together deserve 2 f / (1 + f)
         (Rosenthal and Henderson 2003).
         """
-        stage = self._stage(self.images.plane.band)
+        stage = self.stage(self.images.plane.band)
         halves = state.halves.resized(stage.box)
         tables = stage.tables(halves.pair)
         curves = smoothed(half_correlations(*tables, stage.layout)).clamp(LEAST_CORRELATION, 1)
         shell = stage.layout.nearest_shell
         common = (tables[0] + tables[1]) / 2 * (2 / (1 + curves))[shell][:, None]
-        return volumes_of_table(common, stage.layout, stage.box) * self._mask(
-            stage.box, halves.a.shape[0], state.region
-        )
+        return volumes_of_table(common, stage.layout, stage.box) * self.mask(stage.box, halves.a.shape[0], state.region)
 
     def latents(self, state: BasisState, together: Float[Tensor, "volumes n n n"] | None = None) -> Latents:
         """Posterior latents of every image, in working order. ``together``: see `BasisState.told_by`."""
@@ -236,7 +208,7 @@ class BasisLearner:
         self, state: BasisState, halves: Halves, unsure: UnsurePoses | None = None
     ) -> tuple[Expectation, Expectation]:
         # fine details say nothing of the conformation, but they hold the pose
-        stage = self._stage(self.placing_band if unsure is None else self.bands[-1])
+        stage = self.stage(self.placing_band if unsure is None else self.bands[-1])
         halves = halves.resized(stage.box)
         informed = None if unsure is None else self._informed(stage)
         tables = stage.tables(halves.pair)
@@ -253,12 +225,13 @@ class BasisLearner:
 
     def improved(self, state: BasisState) -> BasisState:
         """The state of a motion after one more pass over the images at the finest band."""
-        step = self._linear if state.manifold is None else self._sharpen
+        step = self.linear if state.manifold is None else self._sharpen
         return self.images.processes.same(step(state, band=self.bands[-1]))
 
     # -------------------------------------------------------------------------------------------------------- steps
 
-    def _stage(self, band: int) -> Stage:
+    def stage(self, band: int) -> Stage:
+        """What all steps at a band share."""
         if band not in self._stages:
             self._stages = {band: Stage.of(self.images, band, self.symmetry)}  # one at a time: coverage is large
         return self._stages[band]
@@ -267,7 +240,7 @@ class BasisLearner:
         """How many coefficients say where a particle is: those of the band at which the manifold was drawn."""
         return int((stage.plane.shell <= self.placing_band).sum())
 
-    def _mask(self, box: int, volumes: int, region: Tensor | None = None) -> Float[Tensor, "volumes n n n"]:
+    def mask(self, box: int, volumes: int, region: Tensor | None = None) -> Float[Tensor, "volumes n n n"]:
         """What the mean and the directions are multiplied by. ``region``: where the density changes, once that is known."""
         sphere = soft_sphere(box, SPHERE * box, SPHERE_EDGE * box)
         mask = sphere.expand(volumes, box, box, box)
@@ -279,37 +252,39 @@ class BasisLearner:
 
     def _mean(self, state: BasisState) -> BasisState:
         """A step of the mean alone at the finest band, and the noise that it leaves."""
-        stage = self._stage(self.images.plane.band)
+        stage = self.stage(self.images.plane.band)
         halves = state.halves.resized(stage.box)
         tables = stage.tables(halves.pair)
         found = expect(self.images, halves, tables, stage, GaussianPrior(), residual=True)
-        halves = maximise(halves, tables, found, stage, self._mask(stage.box, 1))
+        halves = maximise(halves, tables, found, stage, self.mask(stage.box, 1))
         # a state may have few images of an optics group: groups keep their proportions
         noise = noise_left(state.noise, found, self.images, alike=self.component is not None)
         self.images.set_noise(noise)
         self._stages = {}  # coverage is measured in units of the noise
         return replace(state, halves=halves, noise=noise)
 
-    def _begin(self, state: BasisState) -> BasisState:
-        stage = self._stage(self.bands[0])
+    def begin(self, state: BasisState) -> BasisState:
+        """Random directions at the coarsest band."""
+        stage = self.stage(self.bands[0])
         halves = state.halves.resized(stage.box)
         tried = max(self.config.most_dimensions, min(self.config.components - 1, MOST_VOLUMES))
         count = tried if self.latent_dim is None else self.latent_dim
-        mask = self._mask(stage.box, 2)[1]
+        mask = self.mask(stage.box, 2)[1]
         spread = FIRST_SCALE_SPREAD if self.config.scale else 0.0
         begun = with_random_directions(halves, count, stage, mask, self.seed)
         return replace(state, halves=replace(begun, spread=spread))
 
-    def _linear(self, state: BasisState, *, band: int) -> BasisState:
-        stage = self._stage(band)
+    def linear(self, state: BasisState, *, band: int) -> BasisState:
+        """A pass of the linear model at a band."""
+        stage = self.stage(band)
         halves = state.halves.resized(stage.box)
-        mask = self._mask(stage.box, halves.a.shape[0], state.region)
+        mask = self.mask(stage.box, halves.a.shape[0], state.region)
         halves, evidence = linear_pass(self.images, halves, stage, mask)
         return replace(state, halves=halves, evidence=(*state.evidence, evidence))
 
     def _choose(self, state: BasisState, *, band: int) -> BasisState:
         """Keep as many directions as the images of the other half ask for, where both halves agree that density changes."""
-        stage = self._stage(band)
+        stage = self.stage(band)
         halves = state.halves.resized(stage.box)
         evidence = evidence_of_the_other_half(self.images, halves, stage)
         gain = evidence - evidence[:, :1]
@@ -318,11 +293,11 @@ class BasisLearner:
         kept = dimensions_told(evidence) if self.latent_dim is None else self.latent_dim
         a, b = (volumes[: kept + 1] for volumes in halves.pair)
         region = region_of_change(a[1:], b[1:])
-        mask = self._mask(stage.box, kept + 1, region)
+        mask = self.mask(stage.box, kept + 1, region)
         return replace(state, halves=replace(halves, a=a * mask, b=b * mask), gains=gains, region=region)
 
     def _draw_manifold(self, state: BasisState, *, band: int) -> BasisState:
-        stage = self._stage(band)
+        stage = self.stage(band)
         halves = state.halves.resized(stage.box)
         found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
         latent = torch.cat((found[0].first, found[1].first))[:, 1:]
@@ -333,65 +308,13 @@ class BasisLearner:
         )
         return replace(state, halves=on_manifold(halves, manifold), manifold=manifold)
 
-    def _sorter(self, state: BasisState, stage: Stage) -> Sorter:
-        mask = self._mask(stage.box, 2, state.region)
-        return Sorter(self.images, stage, mask, state.halves.spread, state.halves.scale)
-
-    def _one_state(self, state: BasisState) -> BasisState:
-        """All images in one state, with the latents that the linear model gives them."""
-        stage = self._stage(self.bands[0])
-        halves = state.halves.resized(stage.box)
-        found = expect(self.images, halves, stage.tables(halves.pair), stage, GaussianPrior(), update=False)
-        latent = torch.cat((found[0].first, found[1].first))[:, 1:]
-        state = replace(state, region=region_of_change(halves.a[1:], halves.b[1:]))
-        begun = one_state(self._sorter(state, stage), latent)
-        halves = replace(halves, a=begun.states.a, b=begun.states.b)
-        return replace(state, halves=halves, share=begun.states.share, whole=begun.whole, placed=latent)
-
-    def _divide(self, state: BasisState, *, band: int) -> BasisState:
-        """A round of divisions; nothing happens once all states are whole."""
-        return self._grown(state, *grown(*self._growth(state, band), self.config.components, self.seed))
-
-    def _cluster(self, state: BasisState, *, band: int) -> BasisState:
-        return self._grown(state, *clustered(*self._growth(state, band), self.config.components, self.seed))
-
-    def _join(self, state: BasisState, *, band: int) -> BasisState:
-        return self._grown(state, *joined(*self._growth(state, band)))
-
-    def _sort(self, state: BasisState, *, band: int, first: bool = False) -> BasisState:
-        """A pass over all images. ``first``: at this band, which shows better where states differ."""
-        sorter, growth = self._growth(state, band)
-        if first:
-            growth, sorter, region = confined(sorter, growth, self._mask(sorter.stage.box, 2))
-            state = replace(state, region=region)
-        else:
-            growth, sorter = settled(sorter, growth, 1)
-        # at a finer band a state may turn out to be two
-        return self._grown(state, replace(growth, whole=torch.zeros_like(growth.whole)), sorter)
-
-    def _growth(self, state: BasisState, band: int) -> tuple[Sorter, Growth]:
-        assert state.share is not None and state.whole is not None and state.placed is not None
-        stage = self._stage(band)
-        halves = state.halves.resized(stage.box)
-        return self._sorter(state, stage), Growth(States(halves.a, halves.b, state.share), state.whole, state.placed)
-
-    def _grown(self, state: BasisState, growth: Growth, sorter: Sorter) -> BasisState:
-        halves = Halves(growth.states.a, growth.states.b, sorter.scale, sorter.spread)
-        evidence = state.evidence if growth.evidence is None else (*state.evidence, growth.evidence)
-        return replace(state, halves=halves, share=growth.states.share, whole=growth.whole, evidence=evidence)
-
-    def _as_basis(self, state: BasisState) -> BasisState:
-        sorter, growth = self._growth(state, self.bands[-1])
-        mixture, halves = as_basis(sorter.shrunk(growth.states), state.halves)
-        return replace(state, halves=halves, mixture=mixture, share=None, whole=None, placed=None)
-
     def _sharpen(self, state: BasisState, *, band: int, least: float = 0.0) -> BasisState:
         """A step of the volumes at a band, with the conformations placed by the coarse coefficients."""
-        stage = self._stage(band)
+        stage = self.stage(band)
         halves = state.halves.resized(stage.box)
         tables = stage.tables(halves.pair)
         found = expect(self.images, halves, tables, stage, state.prior, informed=self._informed(stage))
-        mask = self._mask(stage.box, halves.a.shape[0], state.region)
+        mask = self.mask(stage.box, halves.a.shape[0], state.region)
         halves = maximise(halves, tables, found, stage, mask, least=least, together=False)
         evidence = torch.cat((found[0].evidence, found[1].evidence)).mean()
         return replace(state, halves=halves, evidence=(*state.evidence, float(evidence)))

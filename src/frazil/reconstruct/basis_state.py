@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -123,3 +124,7 @@ class Latents:
     covariance: Float[Tensor, "images latent latent"]
     unit: Float[Tensor, " latent"]
     component: Float[Tensor, "images components"] | None = None
+
+
+# what is done to all that is known
+Step = Callable[[BasisState], BasisState]

@@ -3,10 +3,9 @@
 Sorting into many states at once ends in whatever lies near the start. Sorting the images of one state into two is easy: it
 begins with two clusters in the latents of the linear model, which know differences that many states share; or with random
 memberships, from which the strongest difference grows, soonest at a coarse band, which has few voxels to be wrong about. So
-states are grown from one that holds all images. Whether two maps are better than one is asked of every fourth image, which
-neither maps nor memberships have seen; that also says when there is nothing left to divide. (The other half-set would not
-do: images chosen for their likeness to a map carry its noise into their own average.) After every round all images are
-weighed anew between all states.
+states are grown from one that holds all images; that two explain images better than one (`Division`) also says when there is
+nothing left to divide. After every round all images are weighed anew between all states. Parts too small for either start are
+found at the finest band, by the piece of density that they have or lack (`pieces`).
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from frazil.data.views import ParticleViews
-from frazil.reconstruct.linear import WORTHWHILE
+from frazil.reconstruct.division import BETTER, FEWEST_IMAGES, Division, at_best, few_of, kept_back, split_between
+from frazil.reconstruct.nearest_states import between_nearest
+from frazil.reconstruct.pieces import divided_by_a_piece
 from frazil.reconstruct.states import Members, Rows, Sorter, States
 
 # a division grows from a few images taken at random: so it finds small parts as well as halves. For as many passes it is held
@@ -27,22 +27,14 @@ from frazil.reconstruct.states import Members, Rows, Sorter, States
 FIRST_SHARE, HELD_PASSES, FREE_PASSES = 0.12, 25, 20
 # starts that are tried before a state is called whole: clusters of the linear latents, then random memberships
 TRIES = 3
-# see `Sorter.caution`: while a division grows, and those that are compared when it is judged
-CAUTION_IN_DIVIDING, CAUTIONS_IN_JUDGING = 1.5, (1.5, 3.0, 6.0)
-# standard errors by which two states must explain images better than one: the best of several trials is judged
-BETTER = 2.0
+# see `Sorter.caution`
+CAUTION_IN_DIVIDING = 1.5
 # log likelihood of an image below which two states become one: less than lets a state divide, so that nothing goes to and fro
 HARDLY = 0.01
 # starts of the search for clusters
 CLUSTER_STARTS = 20
-# one image in so many is kept back to judge
-KEPT_BACK = 4
 # passes over all images after a round
 SETTLING_PASSES = 4
-# images of each half-set that a part must have
-FEWEST_IMAGES = 10
-# images that a division is grown from: more tell nothing new about where to begin
-MOST_IMAGES = 20_000
 
 
 @final
@@ -59,26 +51,6 @@ class Growth:
     whole: Bool[Tensor, " states"]
     latent: Float[Tensor, "images latent"]
     evidence: float | None = None
-
-
-@final
-@dataclass(frozen=True)
-class Division:
-    """Two states in the place of one.
-
-    Attributes:
-        gain: log likelihood of an image under two states against one, mean over the images that were kept back.
-        error: its standard error. second: which of the images are in the second state.
-    """
-
-    gain: float
-    error: float
-    second: Bool[Tensor, " images"]
-
-    @property
-    def clear(self) -> bool:
-        """Whether two states are clearly better than one."""
-        return self.gain > max(BETTER * self.error, WORTHWHILE)
 
 
 def one_state(sorter: Sorter, latent: Float[Tensor, "images latent"]) -> Growth:
@@ -108,16 +80,11 @@ def grown(sorter: Sorter, growth: Growth, most: int, seed: int) -> tuple[Growth,
                 found[state] = division
                 break
         whole[state] = state not in found
-    chosen = sorted(found, key=lambda state: -found[state].gain * len(found[state].second))[: most - states.count]
+    chosen = _best_divisions(found, most - states.count)
     if not chosen:
         return replace(growth, whole=whole), sorter
-    labels = labels.clone()
-    for number, state in enumerate(chosen):
-        own = torch.cat(_rows_of(rows, labels, state))
-        labels[own[found[state].second]] = states.count + number
-    whole = torch.cat((whole, torch.zeros(len(chosen), dtype=torch.bool)))
-    begun = sorter.averaged(rows, _members(rows, labels, len(whole)))
-    return settled(sorter, Growth(begun, whole, growth.latent), SETTLING_PASSES)
+    begun = _with_divisions(sorter, Growth(states, whole, growth.latent), rows, labels, chosen)
+    return settled(sorter, begun, SETTLING_PASSES)
 
 
 def clustered(sorter: Sorter, growth: Growth, count: int, seed: int) -> tuple[Growth, Sorter]:
@@ -127,7 +94,7 @@ def clustered(sorter: Sorter, growth: Growth, count: int, seed: int) -> tuple[Gr
     """
     rows = sorter.all_rows()
     labels = [_labels(sorter, growth.states), _clusters(growth.latent, count, seed)]
-    seen, unseen = _kept_back(rows, sorter.images.views)
+    seen, unseen = kept_back(rows, sorter.images.views)
     evidence = []
     for those in labels:
         states = sorter.averaged(seen, _members(seen, those, int(those.max()) + 1))
@@ -149,23 +116,41 @@ def joined(sorter: Sorter, growth: Growth) -> tuple[Growth, Sorter]:
         if {one, other} & taken:
             continue
         both = _rows_of(rows, torch.where(labels == other, one, labels), one)
-        seen, unseen = _kept_back(both, sorter.images.views)
+        seen, unseen = kept_back(both, sorter.images.views)
         second = (labels[torch.cat(seen)] == other).to(torch.float32)
-        two = sorter.averaged(seen, _split(seen, torch.stack((1 - second, second), dim=1)))
+        two = sorter.averaged(seen, split_between(seen, torch.stack((1 - second, second), dim=1)))
         for _ in range(SETTLING_PASSES):
             two, _, _, _ = sorter.step(two, seen, "both")
-        judged = _at_best(sorter, both, seen, unseen, two)
+        judged = at_best(sorter, both, seen, unseen, two)
         if judged.gain < max(HARDLY, BETTER * judged.error):
             labels = torch.where(labels == other, one, labels)
             taken |= {one, other}
     if not taken:
         return growth, sorter
-    labels = torch.unique(labels, return_inverse=True)[1]
-    count = int(labels.max()) + 1
-    begun = Growth(
-        sorter.averaged(rows, _members(rows, labels, count)), torch.zeros(count, dtype=torch.bool), growth.latent
-    )
-    return settled(sorter, begun, SETTLING_PASSES)
+    return settled(sorter, _of_labels(sorter, growth, labels), SETTLING_PASSES)
+
+
+def completed(sorter: Sorter, growth: Growth, most: int) -> tuple[Growth, Sorter]:
+    """States that hardly any image is left in are given up; as long as there is room, states divide by pieces."""
+    labels = _labels(sorter, between_nearest(growth.states))
+    rows = sorter.all_rows()
+    images = torch.stack([torch.bincount(labels[half], minlength=growth.states.count) for half in rows]).min(0).values
+    kept = images >= FEWEST_IMAGES
+    if not bool(kept.all()):
+        states = between_nearest(growth.states)
+        tables = tuple(table[..., kept] for table in sorter.tables(states, "other"))
+        members, _ = sorter.weighed((tables[0], tables[1]), states.share[kept] / states.share[kept].sum(), rows)
+        labels = torch.cat(members).argmax(1)
+        growth = replace(_of_labels(sorter, growth, labels), whole=growth.whole[kept])
+    room, whole, found = most - growth.states.count, growth.whole.clone(), {}
+    for state in torch.nonzero(~whole)[:, 0].tolist() if room else ():
+        division = divided_by_a_piece(sorter, _rows_of(rows, labels, state))
+        if division is not None and division.clear:
+            found[state] = division
+        whole[state] = state not in found
+    chosen = _best_divisions(found, room)
+    growth = _with_divisions(sorter, replace(growth, whole=whole), rows, labels, chosen)
+    return (growth, sorter) if bool(kept.all()) and not chosen else settled_apart(sorter, growth, 1)
 
 
 def settled(sorter: Sorter, growth: Growth, passes: int) -> tuple[Growth, Sorter]:
@@ -174,6 +159,18 @@ def settled(sorter: Sorter, growth: Growth, passes: int) -> tuple[Growth, Sorter
     states, evidence = growth.states, growth.evidence
     for _ in range(passes):
         states, _, sorter, evidence = sorter.step(states, rows, "other")
+    return replace(growth, states=states, evidence=evidence), sorter
+
+
+def settled_apart(sorter: Sorter, growth: Growth, passes: int) -> tuple[Growth, Sorter]:
+    """Such passes with states that differ from their nearest only where both halves say so, each image in one state alone.
+
+    An image that counts in two states takes from what they differ by; a small state so loses itself in a large one.
+    """
+    rows = sorter.all_rows()
+    states, evidence = growth.states, growth.evidence
+    for _ in range(passes):
+        states, _, sorter, evidence = sorter.step(between_nearest(states), rows, "other", alone=True)
     return replace(growth, states=states, evidence=evidence), sorter
 
 
@@ -198,30 +195,47 @@ def divided(sorter: Sorter, rows: Rows, latent: Tensor | None, seed: int) -> Div
     """
     if min(len(half) for half in rows) < 2 * FEWEST_IMAGES:
         return None
-    every = max(1, sum(len(half) for half in rows) // MOST_IMAGES)
     views = sorter.images.views
-    few = tuple(half[views[half].ordinal % every == 0] for half in rows)
-    seen, unseen = _kept_back((few[0], few[1]), views)
+    seen, unseen = kept_back(few_of(rows, views), views)
     first = _random(seen, seed) if latent is None else _clusters(latent[torch.cat(seen)], 2, seed).to(torch.float32)
     careful = replace(sorter, caution=CAUTION_IN_DIVIDING)
     divisions, held = [], torch.tensor([1 - FIRST_SHARE, FIRST_SHARE])
-    two = careful.averaged(seen, _split(seen, torch.stack((1 - first, first), dim=1)))
+    two = careful.averaged(seen, split_between(seen, torch.stack((1 - first, first), dim=1)))
     for passes, share in ((HELD_PASSES if latent is None else 0, held), (FREE_PASSES, None)):
         for number in range(passes):
             begun = two if share is None else replace(two, share=share)
             two, _, _, _ = careful.step(begun, seen, "both", assumed=share is not None and number == 0)
-        divisions.append(_at_best(sorter, rows, seen, unseen, two))
+        divisions.append(at_best(sorter, rows, seen, unseen, two))
     division = max(divisions, key=lambda division: division.gain)
-    for half in _split(rows, division.second):
-        if min(int(half.sum()), int((~half).sum())) < FEWEST_IMAGES:
-            return None
-    return division
+    return division if division.leaves_enough(rows) else None
 
 
-def _kept_back(rows: Rows, views: ParticleViews) -> tuple[Rows, Rows]:
-    """Images to learn from and images to judge by; neighbours in this order look from nearly the same side."""
-    kept = [views[half].ordinal % KEPT_BACK == KEPT_BACK - 1 for half in rows]
-    return (rows[0][~kept[0]], rows[1][~kept[1]]), (rows[0][kept[0]], rows[1][kept[1]])
+def _best_divisions(found: dict[int, Division], room: int) -> dict[int, Division]:
+    """Those that explain most, as many as there is room for."""
+    order = sorted(found, key=lambda state: -found[state].gain * len(found[state].second))
+    return {state: found[state] for state in order[:room]}
+
+
+def _with_divisions(
+    sorter: Sorter, growth: Growth, rows: Rows, labels: Int[Tensor, " images"], divisions: dict[int, Division]
+) -> Growth:
+    """The maps of states some of which are divided: their second parts come last."""
+    count, labels = growth.states.count, labels.clone()
+    for number, (state, division) in enumerate(divisions.items()):
+        own = torch.cat(_rows_of(rows, labels, state))
+        labels[own[division.second]] = count + number
+    if not divisions:
+        return growth
+    whole = torch.cat((growth.whole, torch.zeros(len(divisions), dtype=torch.bool)))
+    return replace(growth, states=sorter.averaged(rows, _members(rows, labels, len(whole))), whole=whole)
+
+
+def _of_labels(sorter: Sorter, growth: Growth, labels: Int[Tensor, " images"]) -> Growth:
+    """The maps of images in states whose numbers may have gaps."""
+    labels = torch.unique(labels, return_inverse=True)[1]
+    count, rows = int(labels.max()) + 1, sorter.all_rows()
+    states = sorter.averaged(rows, _members(rows, labels, count))
+    return Growth(states, torch.zeros(count, dtype=torch.bool), growth.latent)
 
 
 def _random(rows: Rows, seed: int) -> Float[Tensor, " images"]:
@@ -235,31 +249,6 @@ def _clusters(latent: Float[Tensor, "images latent"], count: int, seed: int) -> 
 
     found = KMeans(min(count, len(latent)), n_init=CLUSTER_STARTS, random_state=seed).fit(latent.numpy())  # type: ignore[arg-type]
     return torch.from_numpy(found.labels_).to(torch.int64)
-
-
-def _split(rows: Rows, members: Tensor) -> Members:
-    a, b = members.split([len(rows[0]), len(rows[1])])
-    return a, b
-
-
-def _at_best(sorter: Sorter, rows: Rows, seen: Rows, unseen: Rows, two: States) -> Division:
-    """Two states, judged with their difference shrunk as far as is best for them."""
-
-    def judged(caution: float) -> Division:
-        judge = replace(sorter, caution=caution)
-        return _judged(judge, rows, unseen, judge.step(two, seen, "both")[0])
-
-    return max((judged(caution) for caution in CAUTIONS_IN_JUDGING), key=lambda division: division.gain)
-
-
-def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States) -> Division:
-    """Two states against one with the mean of their maps, as images that neither has seen have it."""
-    of_two = sorter.tables(two, "both")
-    mean = (of_two[0] * two.share).sum(2, keepdim=True)
-    of_one = sorter.weighed((mean, mean), torch.ones(1), unseen)[1]
-    better = (sorter.weighed(of_two, two.share, unseen)[1] - of_one)[sorter.images.views[torch.cat(unseen)].first]
-    members, _ = sorter.weighed(of_two, two.share, rows)
-    return Division(float(better.mean()), float(better.std()) / len(better) ** 0.5, torch.cat(members)[:, 1] > 0.5)
 
 
 def _alike(sorter: Sorter, states: States) -> list[tuple[int, int]]:

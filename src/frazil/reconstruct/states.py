@@ -122,13 +122,14 @@ class Sorter:
         return (a, b) if by == "own" else (b, a)
 
     def step(
-        self, states: States, rows: Rows, by: Maps, *, assumed: bool = False
+        self, states: States, rows: Rows, by: Maps, *, assumed: bool = False, alone: bool = False
     ) -> tuple[States, Members, Sorter, float]:
         """One round of expectation and maximisation over some images.
 
         Args:
             by: whose maps images are compared with.
             assumed: states are taken to differ by what their maps show, which is hardly more than chance yet.
+            alone: an image counts in the map of its likeliest state alone.
 
         Returns:
             The new maps, the memberships, the sorter with the contrasts found, and the mean log evidence of an image.
@@ -137,6 +138,8 @@ class Sorter:
         known = Agreement.assumed(self.shells, states.share) if assumed else self._agreement(tables, states.share)
         compared = self._believed(tables, states.share, known, by)
         members, evidence, contrasts = self._expected(rows, compared, states.share)
+        if alone:
+            members = _alone(members[0]), _alone(members[1])
         moved = self.maximised(self._sums(rows, members, contrasts), members, known.mean)
         return moved, members, self._with_scale(rows, contrasts), float(evidence.mean())
 
@@ -145,6 +148,26 @@ class Sorter:
     ) -> tuple[Members, Float[Tensor, " images"]]:
         """Memberships and log evidence of some images against maps."""
         return self._expected(rows, tables, share)[:2]
+
+    def told(self, rows: Rows, mean: tuple[Table, Table], apart: tuple[Table, Table]) -> tuple[Tensor, Tensor]:
+        """What some images say of the amount of each of several differences that is added to a mean. A meeting.
+
+        Args:
+            mean, apart: what images of each half are compared with.
+
+        Returns:
+            slope and curvature, each (images, differences): the log likelihood of amount w is slope w - curvature w^2 / 2.
+        """
+        gather = self.images.processes.gather
+        own = self._own(rows)
+        compared = in_both_halves(lambda which: self._compared(own[which], apart[which], beside=mean[which]))
+        slope, curvature = [], []
+        for half, (fit, power) in zip(rows, compared, strict=True):
+            size, views = self.scale[half], self.images.views[half]
+            fit, (power, shared) = gather(fit), gather(power).chunk(2, dim=1)
+            slope.append(views.summed(size[:, :1] * fit - size[:, 1:] * shared))
+            curvature.append(views.summed(size[:, 1:] * power))
+        return torch.cat(slope), torch.cat(curvature)
 
     def shrunk(self, states: States) -> States:
         """The maps of each half as far as they are believed."""
@@ -206,14 +229,24 @@ class Sorter:
 
     # ------------------------------------------------------------------------------------------------------ one half
 
-    def _compared(self, rows: Tensor, table: Table) -> tuple[Tensor, Tensor]:
-        """How much images have in common with the map of every state as they would see it, and its power."""
+    def _compared(self, rows: Tensor, table: Table, beside: Table | None = None) -> tuple[Tensor, Tensor]:
+        """How much images have in common with the map of every state as they would see it, and its power.
+
+        Args:
+            beside: a map; how much the others have in common with it then stands beside their power.
+        """
         stage, count = self.stage, table.shape[2]
-        found = [(torch.zeros(0, count), torch.zeros(0, count))]
-        for part in rows.split(self.images.at_once(stage.plane.count, count)):
+        found = [(torch.zeros(0, count), torch.zeros(0, count if beside is None else 2 * count))]
+        whole = table if beside is None else torch.cat((table, beside), dim=2)
+        for part in rows.split(self.images.at_once(stage.plane.count, whole.shape[2])):
             values, factor = self.images.chosen(part, stage.plane.count)
-            slices = gather_table(table, stage.layout, self.images.rotation[part], stage.plane, factor).flatten(1, 2)
-            found.append(((values.flatten(1)[:, None] @ slices)[:, 0], slices.square().sum(1)))
+            slices = gather_table(whole, stage.layout, self.images.rotation[part], stage.plane, factor).flatten(1, 2)
+            seen, shared = (
+                slices[..., :count],
+                [slices[..., :count] * slices[..., count:]] if beside is not None else [],
+            )
+            power = torch.cat([product.sum(1) for product in (seen.square(), *shared)], dim=1)
+            found.append(((values.flatten(1)[:, None] @ seen)[:, 0], power))
         return torch.cat([fit for fit, _ in found]), torch.cat([power for _, power in found])
 
     def _judged(self, rows: Tensor, fit: Tensor, power: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -287,6 +320,11 @@ class Sorter:
         scale[torch.cat(rows)] = torch.cat(found)
         spread = min(max(variance, 0.0) ** 0.5, WIDEST_SCALE)
         return replace(self, scale=at_one(scale), spread=max(spread, LEAST_SPREAD))
+
+
+def _alone(members: Float[Tensor, "images states"]) -> Float[Tensor, "images states"]:
+    """All of every image in its likeliest state."""
+    return torch.zeros_like(members).scatter(1, members.argmax(1, keepdim=True), 1.0)
 
 
 def _noise_to_signal(correlation: Tensor) -> Tensor:
