@@ -17,9 +17,10 @@ from frazil.physics.grid import Grid
 from frazil.physics.microscope import Microscope
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
-from frazil.reconstruct.growth import clustered, divided, grown, joined, one_state, settled
+from frazil.reconstruct.growth import clustered, completed, divided, grown, joined, one_state, settled, settled_apart
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maximisation import Stage
+from frazil.reconstruct.pieces import divided_by_a_piece
 from frazil.reconstruct.states import Rows, Sorter, States, as_basis, functions_of_states
 from frazil.reconstruct.whitened import WhitenedImages
 
@@ -36,11 +37,14 @@ def molecules(box: int) -> Tensor:
     return torch.stack((lobes.sum(0), lobes[1:].sum(0)))
 
 
-def sorter(folder: Path, box: int, *, alike: bool = False, contrast: float = 0.0) -> tuple[Sorter, Tensor, Tensor]:
-    """Images of both molecules in turn, with known poses and optics; the truth in working order, and the contrast."""
+def sorter(
+    folder: Path, box: int, *, alike: bool = False, contrast: float = 0.0, every: int = 2
+) -> tuple[Sorter, Tensor, Tensor]:
+    """Images of both molecules, the second in one of ``every`` in each half-set, with known poses and optics; the truth in
+    working order, and the contrast."""
     generator = torch.Generator().manual_seed(box)
     grid, star = Grid(box, 4.0), folder / "two.star"
-    state = torch.arange(COUNT) // 2 % 2
+    state = (torch.arange(COUNT) // 2 % every == 1).long()
     half_set = torch.arange(COUNT) % 2
     pose = Pose.random(COUNT, 4.0, generator)
     optics = Optics.make(
@@ -196,3 +200,49 @@ def test_states_differ_only_where_both_halves_say_that_the_density_does(tmp_path
     assert float(region.mean()) < 0.2
     untouched = region < 1e-3
     torch.testing.assert_close(confined.a[0][untouched], confined.a[1][untouched], atol=1e-2, rtol=0)
+
+
+def test_a_small_part_is_found_by_the_piece_that_it_lacks(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24, every=8)
+    growth, after = completed(found, one_state(found, torch.zeros(COUNT, 1)), 4)
+    assert growth.states.count == 2
+    members, _ = after.weighed(after.tables(growth.states, "other"), growth.states.share, after.all_rows())
+    assert agreement(torch.cat(members).argmax(1), truth) > 0.97
+    assert float(growth.states.share.min()) == pytest.approx(float(truth.float().mean()), abs=0.03)
+
+
+def test_no_piece_divides_images_of_one_molecule(tmp_path: Path) -> None:
+    found, _, _ = sorter(tmp_path, 24, alike=True)
+    division = divided_by_a_piece(found, found.all_rows())
+    assert division is None or not division.clear
+    growth, _ = completed(found, one_state(found, torch.zeros(COUNT, 1)), 4)
+    assert growth.states.count == 1 and bool(growth.whole.all())
+
+
+def test_pieces_make_no_more_states_than_are_asked_for(tmp_path: Path) -> None:
+    found, _, _ = sorter(tmp_path, 24, every=8)
+    assert completed(found, one_state(found, torch.zeros(COUNT, 1)), 1)[0].states.count == 1
+
+
+def test_states_that_hardly_any_image_is_left_in_are_given_up(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24)
+    rows = found.all_rows()
+    three = truth.clone()
+    three[rows[0][:4]] = three[rows[1][:4]] = 2
+    hot = torch.nn.functional.one_hot(three, 3).float()
+    states = found.averaged(rows, (hot[rows[0]], hot[rows[1]]))
+    before = replace(one_state(found, truth[:, None].float()), states=states, whole=torch.ones(3, dtype=torch.bool))
+    growth, after = completed(found, before, 3)
+    assert growth.states.count == 2
+    members, _ = after.weighed(after.tables(growth.states, "other"), growth.states.share, rows)
+    assert agreement(torch.cat(members).argmax(1), truth) > 0.95
+
+
+def test_an_image_counts_in_its_likeliest_state_alone(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24)
+    rows = found.all_rows()
+    states = found.averaged(rows, members(rows, truth))
+    _, belongs, _, _ = found.step(states, rows, "other", alone=True)
+    assert set(torch.cat(belongs).flatten().tolist()) == {0.0, 1.0}
+    growth, _ = settled_apart(found, replace(one_state(found, truth[:, None].float()), states=states), 2)
+    assert growth.evidence is not None and growth.states.count == 2
