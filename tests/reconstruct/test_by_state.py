@@ -32,10 +32,21 @@ from frazil.reconstruct.refine_report import refinement_section
 
 @pytest.fixture(scope="module")
 def turned_hinge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many images of a hinge as tell how it moves."""
+    return turned_by_motion(tmp_path_factory.mktemp("hinge"), 900)
+
+
+@pytest.fixture(scope="module")
+def few_turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough images for work to be done, whatever comes of it."""
+    return turned_by_motion(tmp_path_factory.mktemp("few"), 300)
+
+
+def turned_by_motion(folder: Path, count: int) -> Path:
     """Images of a hinge at poses in which the whole is turned with the conformation, by 12 degrees either way."""
-    folder = tmp_path_factory.mktemp("hinge") / "sim"
-    flags = ["--set", "linear-1d", "--count", "900", "--box", "32", "--pixel-size", "8", "--snr", "1", "--seed", "2"]
-    assert main(["simulate", "particles", *flags, "--out", str(folder)]) == 0
+    flags = ["--set", "linear-1d", "--count", count, "--box", 32, "--pixel-size", 8, "--snr", 1, "--seed", 2]
+    assert main(["simulate", "particles", *map(str, flags), "--out", str(folder / "sim")]) == 0
+    folder = folder / "sim"
     star = folder / "outputs" / "particles.star"
     particles = read_particles(star)
     assert particles.pose is not None
@@ -137,9 +148,9 @@ def test_no_rounds_of_refinement_leave_found_poses_as_they_are(
     ids=["motion", "states"],
 )
 def test_killed_refinement_by_conformation_resumes_bitwise(
-    server: Any, turned_hinge: Path, tmp_path: Path, flags: tuple[object, ...], killed_at: tuple[str, ...], told: str
+    server: Any, few_turned: Path, tmp_path: Path, flags: tuple[object, ...], killed_at: tuple[str, ...], told: str
 ) -> None:
-    words = ("reconstruct", turned_hinge, "--density", "basis", *flags, "--threads", 1, "--no-report", "--out")
+    words = ("reconstruct", few_turned, "--density", "basis", *flags, "--threads", 1, "--no-report", "--out")
     assert server.run(*words, tmp_path / "whole") == [0]
     for made in killed_at:
         (process,) = server.start(*words, tmp_path / "broken")

@@ -126,5 +126,6 @@ class StateSteps:
 
     def _as_basis(self, state: BasisState) -> BasisState:
         sorter, growth = self._growth(state, self.learner.bands[-1])
-        mixture, halves = as_basis(sorter.shrunk(between_nearest(growth.states)), state.halves)
-        return replace(state, halves=halves, mixture=mixture, share=None, whole=None, placed=None)
+        mixture, halves = as_basis(sorter.shrunk(growth.states), state.halves)
+        _, told = as_basis(sorter.shrunk(between_nearest(growth.states)), state.halves)
+        return replace(state, halves=halves, mixture=mixture, sorted_by=told.pair, share=None, whole=None, placed=None)

@@ -14,6 +14,7 @@ from torch import Tensor
 from frazil.engine.checkpoint import load_checkpoint, part, save_checkpoint, under
 from frazil.inference.coefficient_posteriors import CoefficientPrior, GaussianPrior, MixturePrior
 from frazil.reconstruct.linear import Halves
+from frazil.reconstruct.maximisation import Volumes
 from frazil.reconstruct.nonlinear import Manifold
 
 
@@ -24,7 +25,8 @@ class BasisState:
 
     Attributes:
         halves: volumes and contrasts. noise: power of a coefficient (optics groups, shells).
-        manifold: of the non-linear model. mixture: of discrete states, once they are weights of a basis.
+        manifold: of the non-linear model. mixture: of discrete states, once they are weights of a basis. sorted_by: their
+            volumes in both halves as images are compared with them, see `between_nearest`.
         share: of the images in each state while states are maps of their own, one for each volume of the halves.
         whole: which of those states were found to be indivisible at this band. placed: latents of all images in the linear
             model, from which states divide.
@@ -37,6 +39,7 @@ class BasisState:
     noise: Float[Tensor, "groups shells"]
     manifold: Manifold | None = None
     mixture: MixturePrior | None = None
+    sorted_by: tuple[Volumes, Volumes] | None = None
     share: Float[Tensor, " states"] | None = None
     whole: Bool[Tensor, " states"] | None = None
     placed: Float[Tensor, "images latent"] | None = None
@@ -64,7 +67,8 @@ class BasisState:
                 average that it is in, so it is compared with the maps of the other half-set.
         """
         if self.mixture is not None:
-            return replace(self.halves, a=self.halves.b, b=self.halves.a)
+            a, b = self.halves.pair if self.sorted_by is None else self.sorted_by
+            return replace(self.halves, a=b, b=a)
         assert together is not None
         return replace(self.halves, a=together, b=together)
 
@@ -83,6 +87,8 @@ class BasisState:
             told["spacing"] = self.manifold.spacing
         if self.mixture is not None:
             tensors |= under("mixture", {name: getattr(self.mixture, name) for name in ("share", "mean", "spread")})
+        if self.sorted_by is not None:
+            tensors |= under("sorted", {"a": self.sorted_by[0], "b": self.sorted_by[1]})
         if self.share is not None and self.whole is not None and self.placed is not None:
             kept = {"share": self.share, "whole": self.whole.to(torch.uint8), "placed": self.placed}
             tensors |= under("states", kept)
@@ -100,12 +106,21 @@ class BasisState:
             manifold = Manifold(kept["positions"], kept["metric"], kept["functions"], kept["share"], told["spacing"])
         kept = part("mixture", tensors)
         mixture = MixturePrior(kept["share"], kept["mean"], kept["spread"]) if kept else None
+        kept = part("sorted", tensors)
+        sorted_by = (kept["a"], kept["b"]) if kept else None
         kept = part("states", tensors)
         states = (kept["share"], kept["whole"].to(torch.bool), kept["placed"]) if kept else (None, None, None)
         halves = Halves(tensors["a"], tensors["b"], tensors["scale"], told["spread"])
         gains = tuple((gain, error) for gain, error in told["gains"])
         state = BasisState(
-            halves, tensors["noise"], manifold, mixture, *states, evidence=tuple(told["evidence"]), gains=gains
+            halves,
+            tensors["noise"],
+            manifold,
+            mixture,
+            sorted_by,
+            *states,
+            evidence=tuple(told["evidence"]),
+            gains=gains,
         )
         return replace(state, region=tensors.get("region")), told["done"], told["metrics"]
 
