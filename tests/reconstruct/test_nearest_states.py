@@ -42,7 +42,14 @@ def test_noise_is_left_out_where_no_change_is_told(box: int) -> None:
     far = wanted < 1e-3
     # of the noise of a difference, 0.14, a tenth is left
     assert float(apart[far].square().mean().sqrt()) < 0.02
-    torch.testing.assert_close(found.a[1], states.a[1])
+
+
+@pytest.mark.parametrize("box", [24, 25])
+def test_the_mean_of_all_states_stays_as_it_was(box: int) -> None:
+    states, _ = assembly(box, 0.1)
+    found = between_nearest(states)
+    for now, before in ((found.a, states.a), (found.b, states.b)):
+        torch.testing.assert_close(torch.tensordot(states.share, now, 1), torch.tensordot(states.share, before, 1))
 
 
 def test_noise_has_no_part_in_the_distance_of_states() -> None:

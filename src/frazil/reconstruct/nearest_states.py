@@ -19,7 +19,7 @@ from frazil.reconstruct.states import States
 
 
 def between_nearest(states: States) -> States:
-    """The same states, each as it differs from its nearest where both halves say so; the most populated one is as it was."""
+    """The same states, each as it differs from its nearest where both halves say so; their mean is as it was."""
     if states.count == 1:
         return states
     a, b = states.a.clone(), states.b.clone()
@@ -28,6 +28,9 @@ def between_nearest(states: States) -> States:
         region = region_of_change(apart[0][None], apart[1][None])
         a[state] = a[nearest] + apart[0] * region
         b[state] = b[nearest] + apart[1] * region
+    # away from all branches every state is the most populated one, whose map is noisier than the mean
+    for now, before in ((a, states.a), (b, states.b)):
+        now += torch.tensordot(states.share, before - now, 1)
     return replace(states, a=a, b=b)
 
 
