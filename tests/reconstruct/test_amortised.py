@@ -185,8 +185,8 @@ def test_an_encoder_learns_the_poses_of_clean_images_from_nothing(run_frazil: An
     (optimizer,) = task.optimizers().values()
     assert stack.pose is not None
     truth, errors = stack.pose.rotation.double(), []
-    for epoch in range(25):
-        if epoch in (0, 24):
+    for epoch in range(51):
+        if epoch in (0, 50):
             found = task.best(torch.arange(500), epoch * 500)[0].rotation
             aligned = align_rotations(found, truth).apply(found)
             errors.append(float(torch.rad2deg(geodesic_angle(aligned, truth)).median()))
@@ -196,7 +196,8 @@ def test_an_encoder_learns_the_poses_of_clean_images_from_nothing(run_frazil: An
             task.step(rows, float(epoch), prepared)["loss"].backward()
             optimizer.step()
     assert errors[0] > 90
-    assert errors[1] < 55
+    # 18 to 27 after 44 epochs, from three seeds; earlier, rounding alone decides how far a seed has come
+    assert errors[1] < 40
 
 
 # ------------------------------------------------------------------------------------------------------------- the verb
