@@ -17,6 +17,7 @@ from frazil.physics.grid import Grid
 from frazil.physics.microscope import Microscope
 from frazil.physics.optics import Optics
 from frazil.physics.pose import Pose
+from frazil.reconstruct.basis_state import BasisState
 from frazil.reconstruct.growth import clustered, completed, divided, grown, joined, one_state, settled, settled_apart
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maximisation import Stage
@@ -246,3 +247,29 @@ def test_an_image_counts_in_its_likeliest_state_alone(tmp_path: Path) -> None:
     assert set(torch.cat(belongs).flatten().tolist()) == {0.0, 1.0}
     growth, _ = settled_apart(found, replace(one_state(found, truth[:, None].float()), states=states), 2)
     assert growth.evidence is not None and growth.states.count == 2
+
+
+def test_of_very_few_images_one_state_is_left(tmp_path: Path) -> None:
+    found, truth, _ = sorter(tmp_path, 24)
+    rows = found.all_rows()
+    many = torch.arange(COUNT) // 2 % 40
+    hot = torch.nn.functional.one_hot(many, 40).float()
+    states = found.averaged(rows, (hot[rows[0]], hot[rows[1]]))
+    before = replace(one_state(found, truth[:, None].float()), states=states, whole=torch.ones(40, dtype=torch.bool))
+    assert 1 <= completed(found, before, 40)[0].states.count < 40
+
+
+def test_images_are_sorted_by_other_volumes_than_are_shown_and_a_checkpoint_keeps_both(tmp_path: Path) -> None:
+    shown, told = torch.rand(2, 2, 6, 6, 6), torch.rand(2, 2, 6, 6, 6)
+    mixture, halves = as_basis(
+        States(shown[0], shown[1], torch.tensor([0.5, 0.5])), Halves(shown[0], shown[1], torch.ones(4, 2), 0.0)
+    )
+    state = BasisState(halves, torch.ones(1, 4), mixture=mixture, sorted_by=(told[0], told[1]))
+    state.save(tmp_path / "state.safetensors", 3, "")
+    kept, done, _ = BasisState.load(tmp_path / "state.safetensors")
+    assert done == 3
+    compared = kept.told_by(None)
+    # each half is compared with what the other has learnt
+    torch.testing.assert_close(compared.a, told[1])
+    torch.testing.assert_close(compared.b, told[0])
+    torch.testing.assert_close(kept.halves.a, halves.a)

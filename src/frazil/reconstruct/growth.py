@@ -136,6 +136,7 @@ def completed(sorter: Sorter, growth: Growth, most: int) -> tuple[Growth, Sorter
     rows = sorter.all_rows()
     images = torch.stack([torch.bincount(labels[half], minlength=growth.states.count) for half in rows]).min(0).values
     kept = images >= FEWEST_IMAGES
+    kept[images.argmax()] = True  # of very few images the most populated state is all there is
     if not bool(kept.all()):
         states = between_nearest(growth.states)
         tables = tuple(table[..., kept] for table in sorter.tables(states, "other"))

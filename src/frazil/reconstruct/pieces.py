@@ -11,7 +11,7 @@ that are shrunk, or that some images are in by mistake, say too little. Images k
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -155,7 +155,7 @@ def _grown_from(
     box = sorter.stage.box
     for wider in WINDOWS:
         two = sorter.averaged(rows, split_between(rows, members.to(torch.float32)))
-        two = _differing_in(window(box, centre, wider * WIDTH * box), two)
+        two = two.differing_in(window(box, centre, wider * WIDTH * box))
         told = _told_apart(sorter, rows, two)
         amounts = Amounts.fitted(*told)
         members = amounts.members(*told)[:, 0]
@@ -174,14 +174,6 @@ def _judged(sorter: Sorter, rows: Rows, unseen: Rows, two: States, amounts: Amou
     better = amounts.gain(*_told_apart(sorter, unseen, two))[sorter.images.views[torch.cat(unseen)].first, 0]
     members = amounts.members(*_told_apart(sorter, rows, two))[:, 0]
     return Division(float(better.mean()), float(better.std()) / len(better) ** 0.5, members[:, 1] > 0.5)
-
-
-def _differing_in(region: Float[Tensor, "n n n"], two: States) -> States:
-    def kept(maps: Tensor) -> Tensor:
-        mean = torch.tensordot(two.share, maps, 1)
-        return mean + (maps - mean) * region
-
-    return replace(two, a=kept(two.a), b=kept(two.b))
 
 
 def _amount(slope: Tensor, curvature: Tensor) -> Tensor:

@@ -70,6 +70,15 @@ class States:
         """Number of states."""
         return len(self.share)
 
+    def differing_in(self, region: Float[Tensor, "n n n"]) -> States:
+        """The same mean, and states that differ from it as far as the region goes."""
+
+        def kept(maps: Volumes) -> Volumes:
+            mean = torch.tensordot(self.share, maps, 1)
+            return mean + (maps - mean) * region
+
+        return replace(self, a=kept(self.a), b=kept(self.b))
+
 
 @final
 @dataclass(frozen=True)
@@ -185,12 +194,7 @@ class Sorter:
 
         a, b = self.tables(states, "own")
         region = region_of_change(apart(a), apart(b))
-
-        def kept(maps: Volumes) -> Volumes:
-            mean = torch.tensordot(share, maps, 1)
-            return mean + (maps - mean) * region
-
-        return region, replace(states, a=kept(states.a), b=kept(states.b))
+        return region, states.differing_in(region)
 
     def maximised(self, sums: tuple[Sums, Sums], members: Members, of_mean: Float[Tensor, " shells"]) -> States:
         """The maps that sums over images ask for. ``of_mean``: correlation of the mean of all states between halves."""
