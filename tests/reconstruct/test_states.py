@@ -249,14 +249,13 @@ def test_an_image_counts_in_its_likeliest_state_alone(tmp_path: Path) -> None:
     assert growth.evidence is not None and growth.states.count == 2
 
 
-def test_of_very_few_images_one_state_is_left(tmp_path: Path) -> None:
+def test_where_no_state_has_images_enough_the_fullest_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, truth, _ = sorter(tmp_path, 24)
     rows = found.all_rows()
-    many = torch.arange(COUNT) // 2 % 40
-    hot = torch.nn.functional.one_hot(many, 40).float()
-    states = found.averaged(rows, (hot[rows[0]], hot[rows[1]]))
-    before = replace(one_state(found, truth[:, None].float()), states=states, whole=torch.ones(40, dtype=torch.bool))
-    assert 1 <= completed(found, before, 40)[0].states.count < 40
+    states = found.averaged(rows, members(rows, truth))
+    before = replace(one_state(found, truth[:, None].float()), states=states, whole=torch.ones(2, dtype=torch.bool))
+    monkeypatch.setattr("frazil.reconstruct.growth.FEWEST_IMAGES", COUNT)
+    assert completed(found, before, 2)[0].states.count == 1
 
 
 def test_images_are_sorted_by_other_volumes_than_are_shown_and_a_checkpoint_keeps_both(tmp_path: Path) -> None:
