@@ -27,8 +27,8 @@ INTERPOLATION_SPREAD = 0.7
 # functions whose eigenvalue falls below this change faster than the landmarks can tell
 LEAST_EIGENVALUE = 0.03
 MOST_VOLUMES = 24
-# neighbours to which the cell of a landmark reaches, and how thick it is across, in standard errors of one image
-NEIGHBOURS, THICKNESS = 2, 0.1
+# neighbours to which the cell of a landmark reaches
+NEIGHBOURS = 2
 
 
 @final
@@ -65,22 +65,35 @@ class Manifold:
     def latents(
         self, shares: Float[Tensor, "images landmarks"]
     ) -> tuple[Float[Tensor, "images latent"], Float[Tensor, "images latent latent"]]:
-        """Posterior mean and covariance of the latent of every image.
+        """Posterior mean and covariance of the latent of all images.
 
-        A landmark stands for its cell, which reaches half way to its neighbours.
+        Where a posterior covers several landmarks, their spread is its spread (a sum over a lattice is as good as the
+        integral). A landmark by itself stands for its cell, which reaches half way to its neighbours. All images together
+        drew the landmarks, as smooth as the functions are: that leaves each unsure by ``functions / images`` in square.
         """
-        mean = shares @ self.positions
-        outer = self.positions[:, :, None] * self.positions[:, None, :] + self._cells()
-        second = (shares @ outer.flatten(1)).reshape(len(shares), mean.shape[1], mean.shape[1])
-        return mean, second - mean[:, :, None] * mean[:, None, :]
+        # the spread is a small difference of large squares
+        places, shares = (self.positions * self.metric).double(), shares.double()
+        shares = shares / shares.sum(1, keepdim=True)
+        square = (len(shares), places.shape[1], places.shape[1])
+        mean = shares @ places
+        outer = places[:, :, None] * places[:, None, :]
+        spread = (shares @ outer.flatten(1)).reshape(square) - mean[:, :, None] * mean[:, None, :]
+        cell = (shares @ _cells(places).flatten(1)).reshape(square)
+        left = (1 - _trace(spread) / _trace(cell).clamp(min=1e-30)).clamp(min=0)
+        drawn = self.functions.shape[1] / len(shares)
+        spread = spread + left[:, None, None] * cell + drawn * torch.eye(places.shape[1])
+        return (mean / self.metric).float(), (spread / (self.metric[:, None] * self.metric)).float()
 
-    def _cells(self) -> Float[Tensor, "landmarks latent latent"]:
-        """Covariance of the latents in the cell of each landmark, evenly filled: wide along the manifold, thin across it."""
-        places = self.positions * self.metric
-        nearest = torch.cdist(places, places).argsort(dim=1)[:, 1 : 1 + NEIGHBOURS]
-        half = (self.positions[nearest] - self.positions[:, None]) / 2
-        along = (half[..., :, None] * half[..., None, :]).mean(1) / 3
-        return along + torch.diag((THICKNESS / self.metric).square())
+
+def _cells(places: Float[Tensor, "landmarks latent"]) -> Float[Tensor, "landmarks latent latent"]:
+    """Covariance of what is in the cell of each landmark, evenly filled."""
+    nearest = torch.cdist(places, places).argsort(dim=1)[:, 1 : 1 + NEIGHBOURS]
+    half = (places[nearest] - places[:, None]) / 2
+    return (half[..., :, None] * half[..., None, :]).mean(1) / 3
+
+
+def _trace(matrices: Float[Tensor, "images n n"]) -> Float[Tensor, " images"]:
+    return matrices.diagonal(dim1=1, dim2=2).sum(-1)
 
 
 def manifold_of(
