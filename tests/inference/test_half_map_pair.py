@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frazil.inference.half_map_pair import decode_pair, molecule_mask, pair_half_maps
+from frazil.inference.half_map_pair import decode_pair, pair_half_maps
 from frazil.numerics.shells import low_pass
 from frazil.physics.basis import BasisEnsemble
 from frazil.physics.grid import Grid
@@ -29,11 +29,6 @@ def test_the_resolution_is_that_to_which_the_halves_share_their_signal() -> None
     local = pair.local_resolution()
     inside = pair.mask > 0.5
     assert (local[~inside] == 0).all() and float(local[inside].median()) == pytest.approx(96 / 12, rel=0.25)
-
-
-def test_the_mask_holds_the_molecule_and_not_the_corners() -> None:
-    mask = molecule_mask(molecule(), GRID)
-    assert float(mask[24, 24, 24]) == 1 and float(mask[2, 2, 2]) == 0 and 0.01 < float(mask.mean()) < 0.5
 
 
 def test_a_pair_is_both_ensembles_at_one_point() -> None:

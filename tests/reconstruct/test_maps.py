@@ -12,7 +12,6 @@ from frazil.reconstruct.maps import (
     contrast_of,
     finish_maps,
     guinier_b_factor,
-    outline,
     solvent_window,
 )
 
@@ -29,13 +28,6 @@ def test_contrast_of_a_bright_map_is_plus_one_and_of_a_dark_map_minus_one():
     noise = 0.3 * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(1))
     assert contrast_of(_blob() + noise, GRID) == 1
     assert contrast_of(-_blob() + noise, GRID) == -1
-
-
-def test_the_outline_covers_the_molecule_and_leaves_the_solvent():
-    noise = 0.2 * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(2))
-    mask = outline(_blob() + noise, GRID)
-    assert float(mask[soft_sphere(48, 12, 0) > 0.5].min()) > 0.95
-    assert float(mask[soft_sphere(48, 22, 0) < 0.5].max()) < 0.05
 
 
 @pytest.mark.parametrize("b_factor", [0.0, -80.0, -250.0])

@@ -25,9 +25,9 @@ from torch import Tensor
 from frazil.errors import InputError
 from frazil.inference.backproject import backproject, noise_weights
 from frazil.inference.half_map import HalfMap
-from frazil.inference.half_map_pair import molecule_mask
 from frazil.numerics.shells import first_shell_below, low_pass, shell_correlation
 from frazil.physics.grid import Grid
+from frazil.physics.outline import outline
 
 if TYPE_CHECKING:
     from frazil.data.stack import Particles
@@ -156,7 +156,7 @@ class HeldOut:
     def of(halves: tuple[HalfMap, HalfMap]) -> HeldOut:
         """From the sums of the two halves."""
         a, b = (half.volume() for half in halves)
-        mask = molecule_mask((a + b) / 2, halves[0].grid)
+        mask = outline((a + b) / 2, halves[0].grid)
         return HeldOut(a, b, mask, max(first_shell_below(shell_correlation(a * mask, b * mask), 0.143), LEAST_SHELL))
 
     def error(self, halves: tuple[HalfMap, HalfMap]) -> float:

@@ -15,8 +15,9 @@ from frazil.analyze.agreement import Agreement, compare_with_images
 from frazil.analyze.decoding import decode
 from frazil.data.mrc import read_volume, write_volume
 from frazil.errors import InputError
-from frazil.inference.half_map_pair import HalfMapPair, decode_pair, molecule_mask, pair_half_maps
+from frazil.inference.half_map_pair import HalfMapPair, decode_pair, pair_half_maps
 from frazil.numerics.shells import first_shell_below, shell_correlation
+from frazil.physics.outline import outline
 
 if TYPE_CHECKING:
     from frazil.analyze.reconstruction import Reconstruction
@@ -169,7 +170,7 @@ def agreement_of(model: Sequence[Path], images: ImageMaps, grid: Grid) -> list[A
     """How the maps of a model agree with those from images alone, inside the outline of both, to their resolution."""
     decoded = [read_volume(path)[0] for path in model]
     common = torch.stack([a + b for a, b in images.halves]).mean(dim=0)
-    mask = torch.maximum(molecule_mask(common, grid), molecule_mask(torch.stack(decoded).mean(dim=0), grid))
+    mask = torch.maximum(outline(common, grid), outline(torch.stack(decoded).mean(dim=0), grid))
     a, b = (torch.stack([pair[i] for pair in images.halves]).mean(dim=0) * mask for i in (0, 1))
     shell = min(first_shell_below(shell_correlation(a, b), 0.143), grid.last_shell)
     return compare_with_images(decoded, images.halves, mask, max(shell, images_only.LEAST_SHELL), images.counts)

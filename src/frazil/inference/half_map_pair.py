@@ -10,17 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frazil.numerics.local_resolution import local_correlation
-from frazil.numerics.masks import mask_from_volume, soft_sphere
 from frazil.numerics.resolution import HalfMapCorrelation, compare_half_maps
-from frazil.numerics.shells import first_shell_below, low_pass
+from frazil.numerics.shells import first_shell_below
 from frazil.physics.grid import Grid
+from frazil.physics.outline import outline
 
 if TYPE_CHECKING:
     from frazil.physics.ensemble import Ensemble
-
-# the mask is drawn at this share of the smooth map's highest density, and reaches this much further; its edge, Å
-OUTLINE, EXTEND, EDGE = 0.2, 6.0, 8.0
-OUTLINE_RESOLUTION, OUTLINE_LARGEST_SHELL = 15.0, 0.4
 
 
 @final
@@ -56,14 +52,6 @@ class HalfMapPair:
         return torch.where(self.mask > 0.5, resolution, 0).to(torch.float32)
 
 
-def molecule_mask(volume: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
-    """A soft outline of what is dense in a map."""
-    shell = min(grid.shell_of(OUTLINE_RESOLUTION), OUTLINE_LARGEST_SHELL * grid.last_shell)
-    smooth = low_pass(volume, shell) * soft_sphere(grid.box_size, grid.box_size / 2 - 2, 0.0)
-    extend, edge = max(EXTEND / grid.pixel_size, 1.0), max(EDGE / grid.pixel_size, 2.0)
-    return mask_from_volume(smooth, OUTLINE * float(smooth.max()), extend, edge)
-
-
 def pair_half_maps(
     a: Float[Tensor, "n n n"],
     b: Float[Tensor, "n n n"],
@@ -73,7 +61,7 @@ def pair_half_maps(
     finest: float = 0.0,
 ) -> HalfMapPair:
     """Correlate two half-maps inside a mask, drawn from their mean when none is given."""
-    mask = molecule_mask((a + b) / 2, grid) if mask is None else mask
+    mask = outline((a + b) / 2, grid) if mask is None else mask
     correlation = compare_half_maps(a, b, mask, torch.Generator().manual_seed(seed))
     return HalfMapPair(a, b, mask, correlation, grid, finest)
 

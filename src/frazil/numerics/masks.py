@@ -43,6 +43,18 @@ def largest_piece(inside: Bool[Tensor, "n n n"]) -> Bool[Tensor, "n n n"]:
     return (torch.from_numpy(labels) == int(sizes.argmax())).to(inside.device)
 
 
+def otsu_threshold(values: Float[Tensor, " count"]) -> float:
+    """The threshold that best splits values into two classes (Otsu 1979)."""
+    low, high = float(values.min()), float(values.max())
+    counts = torch.histc(values, bins=256, min=low, max=high).to(torch.float64)
+    centres = low + (torch.arange(256, dtype=torch.float64) + 0.5) * (high - low) / 256
+    below = counts.cumsum(0)
+    above = below[-1] - below
+    sums = (counts * centres).cumsum(0)
+    gap = sums / below.clamp(min=1) - (sums[-1] - sums) / above.clamp(min=1)
+    return float(centres[int((below * above * gap**2).argmax())])
+
+
 def mask_from_volume(
     volume: Float[Tensor, "n n n"], threshold: float, extend: float, edge: float
 ) -> Float[Tensor, "n n n"]:

@@ -27,12 +27,12 @@ from frazil.inference.still_frames import LARGEST_BOX, still_frames
 from frazil.numerics.rotations import from_rotation_vector, geodesic_angle, to_rotation_vector
 from frazil.numerics.spectrum_table import table_layout, table_of_volumes
 from frazil.physics.grid import Grid
+from frazil.physics.outline import outline
 from frazil.physics.pose import DEGREE, Pose
 from frazil.reconstruct.basis import BasisLearner
 from frazil.reconstruct.basis_job import read_whitened
 from frazil.reconstruct.basis_state import BasisState
 from frazil.reconstruct.found_by_search import looked_among
-from frazil.reconstruct.maps import outline
 from frazil.reconstruct.maximisation import resize_to
 from frazil.reconstruct.own_half import OwnHalf
 from frazil.reconstruct.refine import widest_prior

@@ -13,10 +13,11 @@ from torch import Tensor
 from frazil.data.ensemble import load_ensemble
 from frazil.engine.job import Job
 from frazil.figures import raymarch
-from frazil.inference.half_map_pair import decode_pair, molecule_mask, pair_half_maps
+from frazil.inference.half_map_pair import decode_pair, pair_half_maps
 from frazil.numerics.shells import first_shell_below
 from frazil.physics.ensemble import Ensemble
 from frazil.physics.grid import Grid
+from frazil.physics.outline import outline
 
 # how many conformations are shown, and the percentiles of the particles between which they lie
 SHOWN, OUTERMOST = 5, (5.0, 95.0)
@@ -125,7 +126,7 @@ def half_map_curve(
         other = decode_pair(halves, beside, grid, seed)
         a, b = pair.a - other.a, pair.b - other.b
         # where the density changes: what moves may be too thin for the outline of the molecule
-        pair = pair_half_maps(a, b, grid, seed, molecule_mask((a + b).abs() / 2, grid), finest)
+        pair = pair_half_maps(a, b, grid, seed, outline((a + b).abs() / 2, grid), finest)
     curve = pair.corrected()
     shell = first_shell_below(curve, 0.143 if beside is None else 0.5)
     return curve, NOWHERE if shell < 1 else f"{grid.resolution_of(shell):.1f} Å"

@@ -12,15 +12,12 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
-from frazil.numerics.masks import mask_from_volume, raised_cosine, soft_sphere
+from frazil.numerics.masks import raised_cosine, soft_sphere
 from frazil.numerics.resolution import HalfMapCorrelation, compare_half_maps
-from frazil.numerics.shells import filter_shells, first_shell_below, low_pass, shell_power
+from frazil.numerics.shells import filter_shells, first_shell_below, shell_power
 from frazil.physics.grid import Grid
+from frazil.physics.outline import outline, smoothed_for_outline
 
-# the outline is drawn on a map of this resolution (Å), or of this share of the box when pixels are large
-MASK_RESOLUTION = 15.0
-MASK_LARGEST_SHELL = 0.4
-MASK_EXTEND, MASK_EDGE = 6.0, 8.0
 # far from the molecule a map is noise: it is turned down to this, beyond a margin and over a wide edge (Å)
 SOLVENT_GAIN, SOLVENT_MARGIN, SOLVENT_EDGE = 0.55, 10.0, 30.0
 # Guinier plots are straight between these (Å); B factors beyond the limit are not believed
@@ -63,20 +60,10 @@ def contrast_of(volume: Float[Tensor, "n n n"], grid: Grid) -> int:
     Molecules are small islands in a large flat solvent: the low-passed values inside the box's sphere are skewed to the
     side of the density.
     """
-    smooth = low_pass(volume, min(grid.shell_of(MASK_RESOLUTION), MASK_LARGEST_SHELL * grid.last_shell))
+    smooth = smoothed_for_outline(volume, grid)
     inside = smooth[soft_sphere(grid.box_size, grid.box_size / 2 - 1, 0.0) > 0.5]
     deviation = inside - inside.median()
     return 1 if float((deviation**3).sum()) >= 0 else -1
-
-
-def outline(volume: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
-    """A soft mask around the molecule of a bright map, its threshold chosen by Otsu's criterion inside the box's sphere."""
-    smooth = low_pass(volume, min(grid.shell_of(MASK_RESOLUTION), MASK_LARGEST_SHELL * grid.last_shell))
-    sphere = soft_sphere(grid.box_size, grid.box_size / 2 - 2, 0.0) > 0.5
-    threshold = _otsu(smooth[sphere])
-    smooth = torch.where(sphere, smooth, smooth.min())
-    extend = max(MASK_EXTEND / grid.pixel_size, 2.0)
-    return mask_from_volume(smooth, threshold, extend, max(MASK_EDGE / grid.pixel_size, 3.0))
 
 
 def solvent_window(mask: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n n n"]:
@@ -90,18 +77,6 @@ def solvent_window(mask: Float[Tensor, "n n n"], grid: Grid) -> Float[Tensor, "n
         return torch.ones_like(mask)
     distance = torch.from_numpy(ndimage.distance_transform_edt(~inside)).to(mask) * grid.pixel_size
     return SOLVENT_GAIN + (1 - SOLVENT_GAIN) * raised_cosine(distance - SOLVENT_MARGIN, SOLVENT_EDGE)
-
-
-def _otsu(values: Float[Tensor, " count"]) -> float:
-    """The threshold that best splits values into two classes (Otsu 1979)."""
-    low, high = float(values.min()), float(values.max())
-    counts = torch.histc(values, bins=256, min=low, max=high).to(torch.float64)
-    centres = low + (torch.arange(256, dtype=torch.float64) + 0.5) * (high - low) / 256
-    below = counts.cumsum(0)
-    above = below[-1] - below
-    sums = (counts * centres).cumsum(0)
-    gap = sums / below.clamp(min=1) - (sums[-1] - sums) / above.clamp(min=1)
-    return float(centres[int((below * above * gap**2).argmax())])
 
 
 def guinier_b_factor(volume: Float[Tensor, "n n n"], grid: Grid, resolution: float) -> float:
