@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,8 +13,13 @@ from sklearn.metrics import adjusted_rand_score
 from frazil.cli import main
 from frazil.data.ensemble import load_ensemble
 from frazil.data.mrc import write_volume
+from frazil.data.stack import read_particles
+from frazil.engine.job import Job
+from frazil.engine.processes import Processes
 from frazil.numerics.masks import soft_sphere
 from frazil.numerics.statistics import spearman
+from frazil.reconstruct import Config
+from frazil.reconstruct.basis_job import band_that_fits
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +141,38 @@ def test_more_states_than_particles_can_fill_are_refused(run_frazil, moving_stac
     assert done.code == 2
     assert "300 states of 400 particles" in done.stderr and "Give at most 200" in done.stderr
     assert not (tmp_path / "job" / "outputs" / "consensus.mrc").exists()
+
+
+SHORT = ("--density", "basis", "--no-report", "--basis.passes", 1, "--basis.landmarks", 16)
+
+
+def test_conformations_are_as_fine_as_memory_allows(run_frazil, moving_stack, tmp_path):
+    done = run_frazil("reconstruct", moving_stack, *SHORT, "--memory", 0.7, "--out", tmp_path / "job")
+    assert done.code == 0, done.stderr
+    log = (tmp_path / "job" / "log.txt").read_text()
+    assert "conformations to 19.2 Å, as memory allows; to 17.5 Å they need 0.71 GB (--memory)" in log
+    assert np.load(tmp_path / "job" / "outputs" / "latent.npy").shape[0] == 400
+
+
+def test_a_resolution_that_does_not_fit_in_memory_is_refused_with_one_that_does(run_frazil, moving_stack, tmp_path):
+    words = (*SHORT, "--basis.resolution", 16, "--memory", 0.7, "--out", tmp_path / "job")
+    done = run_frazil("reconstruct", moving_stack, *words)
+    assert done.code == 2
+    assert "conformations to 17.5 Å need 0.71 GB of memory" in done.stderr
+    assert "Ask for 19.2 Å with --basis.resolution" in done.stderr
+
+
+def test_a_job_taken_up_again_is_as_fine_as_it_began(moving_stack, tmp_path):
+    """Memory comes and goes; the result must not."""
+    particles, config = read_particles(moving_stack), Config(particles=moving_stack, density="basis")
+    bands = []
+    for memory, resumed in ((0.7e9, False), (64e9, True), (64e9, False)):
+        job = SimpleNamespace(
+            checkpoints=tmp_path,
+            resumed=resumed,
+            processes=Processes(),
+            log=print,
+            memory_to_be_had=lambda memory=memory: memory,
+        )
+        bands.append(band_that_fits(12, particles, config, cast(Job, job), "basis"))
+    assert bands == [10, 10, 12]

@@ -13,6 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frazil.data.stack import Particles
+from frazil.engine.files import write_text
+from frazil.engine.machine import GIGABYTE
+from frazil.errors import InputError
 from frazil.inference.local_refinement import PriorWidths
 from frazil.numerics.shells import first_shell_below
 from frazil.numerics.spectrum_table import table_layout
@@ -38,8 +41,8 @@ MARGIN = 2.0
 LEAST_BAND = 8
 # tables held per half at the peak: present, gradient, and the room of two for lists of voxels and products on the way
 TABLES_PER_HALF = 4
-# the share of memory that coefficients may take before they go to disk
-SHARE_FOR_IMAGES = 0.6
+# the share of memory that coefficients may take before they go to disk, and that tables may take before they are made coarser
+SHARE_FOR_IMAGES, SHARE_FOR_TABLES = 0.6, 0.8
 
 
 def learn_basis(
@@ -94,7 +97,8 @@ def begin_learning(
     given = config.basis.focus_mask
     focus = None if given is None else checked_mask(given, particles.grid, "focus mask")
     noise = measured_noise(particles)
-    images = read_whitened(particles, working_band(consensus, config.basis.resolution), noise, config, job, sign)
+    band = band_that_fits(working_band(consensus, config.basis.resolution), particles, config, job, file)
+    images = read_whitened(particles, band, noise, config, job, sign)
     learner = BasisLearner(images, config.basis, config.latent_dim, config.symmetry, config.seed, focus, file=file)
     halves = Halves(consensus.half_a[None], consensus.half_b[None], torch.ones(len(images), 2), 0.0)
     return learner, BasisState(halves, noise)
@@ -108,6 +112,41 @@ def working_band(consensus: Consensus, resolution: float | None) -> int:
     else:
         shell = MARGIN * first_shell_below(consensus.correlation.corrected, 0.143) + 1
     return max(min(LEAST_BAND, grid.last_shell), min(grid.last_shell, math.ceil(shell)))
+
+
+def band_that_fits(wanted: int, particles: Particles, config: Config, job: Job, file: str) -> int:
+    """The highest shell, up to the one that is wanted, for whose tables there is memory.
+
+    It decides the result, and memory comes and goes: a job that is taken up again keeps what it began with.
+
+    Raises:
+        InputError: where a resolution was asked for and does not fit, or none does.
+    """
+    grid, count, path = particles.grid, particles.count, job.checkpoints / f"{file}_band.txt"
+    room = job.memory_to_be_had()
+
+    def fitting() -> int:
+        if job.resumed and path.is_file():
+            return int(path.read_text())
+        if room is None:
+            return wanted
+        bands = range(min(LEAST_BAND, wanted), wanted + 1)
+        fits = [band for band in bands if planned_tables(band, grid.box_size, count, config) <= SHARE_FOR_TABLES * room]
+        return max(fits, default=bands[0])
+
+    band = job.processes.from_first(fitting)
+    if job.processes.first:
+        write_text(path, f"{band}\n")
+    if band == wanted:
+        return band
+    needed = planned_tables(wanted, grid.box_size, count, config) / SHARE_FOR_TABLES / GIGABYTE
+    wish, reached = (f"{grid.resolution_of(each):.1f} Å" for each in (wanted, band))
+    if config.basis.resolution is not None:
+        what = f"conformations to {wish} need {needed:.2g} GB of memory"
+        remedy = f"ask for {reached} with --basis.resolution, for fewer --basis.volumes, or allow more with --memory GB"
+        raise InputError(what, remedy=remedy)
+    job.log(f"conformations to {reached}, as memory allows; to {wish} they need {needed:.2g} GB (--memory)")
+    return band
 
 
 def measured_noise(particles: Particles) -> Float[Tensor, "groups shells"]:
