@@ -17,6 +17,7 @@ from frazil.numerics.spectrum_table import (
     table_corners,
     table_layout,
     table_of_volumes,
+    table_voxels,
     volumes_of_table,
 )
 from frazil.numerics.symmetry import point_group
@@ -141,3 +142,8 @@ def test_shell_means_of_the_radius_are_the_shells():
     means = shell_means(layout.shell, layout)
     # shell 0 holds the origin and its neighbours at half a shell; the last one is cut
     torch.testing.assert_close(means[1:-1], torch.arange(1.0, len(means) - 1), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("band", [1, 8, 23])
+def test_voxels_are_counted_without_a_layout(band: int):
+    assert table_voxels(band) == table_layout(band).count

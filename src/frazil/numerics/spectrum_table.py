@@ -78,11 +78,8 @@ class TableLayout:
 @lru_cache(maxsize=16)
 def table_layout(band: int, padding: int = 2, device: str = "cpu") -> TableLayout:
     """The half ball that slices out to shell ``band`` read, with the corners of their outermost points."""
-    radius = padding * (band + 0.5) + math.sqrt(3) + 0.01  # a corner lies at most one diagonal beyond its point
-    reach = math.ceil(radius)
-    signed = torch.arange(-reach, reach + 1)
-    room = radius**2 - (signed[:, None] ** 2 + signed**2).to(torch.float64)
-    length = torch.where(room >= 0, room.clamp(min=0).sqrt().floor() + 1, 0).to(torch.int64)
+    signed, length = _rows(band, padding)
+    reach = int(signed[-1])
     ends = length.reshape(-1).cumsum(0)
     starts = (ends - length.reshape(-1)).reshape(length.shape)
     row = torch.repeat_interleave(torch.arange(length.numel()), length.reshape(-1))
@@ -90,6 +87,20 @@ def table_layout(band: int, padding: int = 2, device: str = "cpu") -> TableLayou
     z, y = signed[row // len(signed)], signed[row % len(signed)]
     place = torch.device(device)
     return TableLayout(band, padding, reach, starts.to(place), z.to(place), y.to(place), x.to(place))
+
+
+def table_voxels(band: int, padding: int = 2) -> int:
+    """How many voxels the layout of a band has, without making it: to plan memory."""
+    return int(_rows(band, padding)[1].sum())
+
+
+def _rows(band: int, padding: int) -> tuple[Int[Tensor, " side"], Int[Tensor, "side side"]]:
+    """The z or y of each row, and how many voxels the row of every z and y has."""
+    radius = padding * (band + 0.5) + math.sqrt(3) + 0.01  # a corner lies at most one diagonal beyond its point
+    reach = math.ceil(radius)
+    signed = torch.arange(-reach, reach + 1)
+    room = radius**2 - (signed[:, None] ** 2 + signed**2).to(torch.float64)
+    return signed, torch.where(room >= 0, room.clamp(min=0).sqrt().floor() + 1, 0).to(torch.int64)
 
 
 Table = Float[Tensor, "voxels 2 volumes"]

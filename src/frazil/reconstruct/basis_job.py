@@ -18,7 +18,7 @@ from frazil.engine.machine import GIGABYTE
 from frazil.errors import InputError
 from frazil.inference.local_refinement import PriorWidths
 from frazil.numerics.shells import first_shell_below
-from frazil.numerics.spectrum_table import table_layout
+from frazil.numerics.spectrum_table import table_voxels
 from frazil.physics.noise import Noise
 from frazil.reconstruct.basis import BasisLearner
 from frazil.reconstruct.basis_outputs import tell, write_gains, write_results
@@ -170,7 +170,7 @@ def planned_tables(band: int, box: int, count: int, config: Config) -> float:
     moving = 1 + max(directions, config.latent_dim or (basis.within_dim or basis.most_dimensions))
     # the maps of the states are kept while one of them learns to move
     volumes = max(moving, basis.components) if basis.within == 0 else moving + basis.components
-    table = table_layout(band).count * 2 * volumes * 4
+    table = table_voxels(band) * 2 * volumes * 4
     transforms = 2 * 3 * (2 * box) ** 3 * 4  # one padded volume and its spectra in each half
     # twice, in the pieces of a pass and in one: overlaps of volumes, covariance, shares of landmarks, pose and optics
     of_images = count * 2 * (2 * volumes**2 + config.basis.landmarks + 30) * 4
