@@ -64,17 +64,22 @@ class HalfMap:
         compiled.symmetrise(sums.numpy(), rotations[1:].numpy(), out.numpy())
         return HalfMap(out, self.grid, self.padding)
 
-    def shell_weight(self) -> tuple[Float[Tensor, " shells"], Int[Tensor, "z y x"]]:
-        """Mean weight in each shell of the map, and the shell of every point of the padded spectrum."""
+    def _shells(self, z: int) -> Int[Tensor, "y x"]:
+        """The shell of the map of every point in one plane of the spectrum."""
         reach = self.sums.shape[2] - 1
         signed = torch.arange(-reach, reach + 1, dtype=torch.float32)
-        squared = signed[:, None, None] ** 2 + signed[:, None] ** 2 + torch.arange(reach + 1.0) ** 2
-        shell = (squared.sqrt() / self.padding).round().to(torch.int64)
-        flat = shell.reshape(-1)
-        total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64)
-        total.index_add_(0, flat, self.sums[..., 2].reshape(-1).to(torch.float64))
-        mean = total / torch.bincount(flat).clamp(min=1)
-        return mean.to(torch.float32)[: self.grid.last_shell + 1], shell
+        squared = signed[z] ** 2 + signed[:, None] ** 2 + torch.arange(reach + 1.0) ** 2
+        return (squared.sqrt() / self.padding).round().to(torch.int64)
+
+    def shell_weight(self) -> Float[Tensor, " shells"]:
+        """Mean weight in each shell of the map."""
+        last = int(self._shells(0).max())
+        total, count = torch.zeros(last + 1, dtype=torch.float64), torch.zeros(last + 1, dtype=torch.int64)
+        for z, plane in enumerate(self.sums):
+            shell = self._shells(z).reshape(-1)
+            total.index_add_(0, shell, plane[..., 2].reshape(-1).to(torch.float64))
+            count += torch.bincount(shell, minlength=last + 1)
+        return (total / count.clamp(min=1)).to(torch.float32)[: self.grid.last_shell + 1]
 
     def volume(self, ratio: Float[Tensor, " shells"] | None = None) -> Float[Tensor, "n n n"]:
         """The map: numerator over weight, back in real space, corrected for the interpolation.
@@ -85,30 +90,35 @@ class HalfMap:
         Args:
             ratio: power of the signal to that of the noise in each shell.
         """
-        weight, shell = self.shell_weight()
+        n, reach = self.grid.box_size, self.sums.shape[2] - 1
+        size = self.padding * n
+        width = size // 2 + 1
+        kept = min(reach, width - 1, (size - 1) // 2)
+        weight = self.shell_weight()
+        full = torch.zeros(size, size, width, dtype=torch.complex64)
+        rows = torch.arange(-kept, kept + 1) % size
+        # plane by plane: whole spectra of what is between the sums and the quotient would take most of the memory
+        for z in range(-kept, kept + 1):
+            quotient = self._quotient(reach + z, weight, ratio)
+            full[z % size, rows, : kept + 1] = quotient[reach - kept : reach + kept + 1, : kept + 1]
+        volume = torch.fft.irfftn(full, s=(size,) * 3)
+        inside = torch.arange(-(n // 2), n - n // 2) % size
+        cut = volume[inside[:, None, None], inside[:, None], inside]
+        # beyond the inscribed sphere no map is seen from all sides: there is only noise
+        return cut / interpolation_falloff(n, self.padding, cut) * soft_sphere(n, n / 2, SPHERE_EDGE)
+
+    def _quotient(
+        self, z: int, weight: Float[Tensor, " shells"], ratio: Float[Tensor, " shells"] | None
+    ) -> Complex[Tensor, "y x"]:
+        """Numerator over weight in one plane of the spectrum: see `volume`."""
+        shell, own = self._shells(z), self.sums[z]
         inside = shell < weight.shape[0]
         shell = shell.clamp(max=weight.shape[0] - 1)
         mean = weight[shell]
         if ratio is None:
-            denominator = (self.sums[..., 2] + EVEN_WEIGHT * mean) / (1 + EVEN_WEIGHT)
+            denominator = (own[..., 2] + EVEN_WEIGHT * mean) / (1 + EVEN_WEIGHT)
         else:
-            denominator = self.sums[..., 2] + mean / ratio[shell]
+            denominator = own[..., 2] + mean / ratio[shell]
         tiny = torch.finfo(torch.float32).tiny
         share = torch.where(inside & (denominator > tiny), 1 / denominator.clamp(min=tiny), 0)
-        return self._to_real_space(torch.view_as_complex(self.sums[..., :2].contiguous()) * share)
-
-    def _to_real_space(self, quotient: Complex[Tensor, "z y x"]) -> Float[Tensor, "n n n"]:
-        n = self.grid.box_size
-        size, reach = self.padding * n, quotient.shape[2] - 1
-        width = size // 2 + 1
-        kept = min(reach, width - 1, (size - 1) // 2)
-        signed = torch.arange(-kept, kept + 1)
-        full = torch.zeros(size, size, width, dtype=quotient.dtype)
-        rows = (signed % size)[:, None]
-        inner = slice(reach - kept, reach + kept + 1)
-        full[rows, signed % size, : kept + 1] = quotient[inner, inner, : kept + 1]
-        volume = torch.fft.fftshift(torch.fft.irfftn(full, s=(size,) * 3))
-        low = size // 2 - n // 2
-        cut = volume[low : low + n, low : low + n, low : low + n]
-        # beyond the inscribed sphere no map is seen from all sides: there is only noise
-        return cut / interpolation_falloff(n, self.padding, cut) * soft_sphere(n, n / 2, SPHERE_EDGE)
+        return torch.view_as_complex(own[..., :2].contiguous()) * share
