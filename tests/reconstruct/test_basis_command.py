@@ -12,11 +12,12 @@ from sklearn.metrics import adjusted_rand_score
 
 from frazil.cli import main
 from frazil.data.ensemble import load_ensemble
-from frazil.data.mrc import write_volume
+from frazil.data.mrc import read_volume, write_volume
 from frazil.data.stack import read_particles
 from frazil.engine.job import Job
 from frazil.engine.processes import Processes
 from frazil.numerics.masks import soft_sphere
+from frazil.numerics.shells import low_pass
 from frazil.numerics.statistics import spearman
 from frazil.reconstruct import Config
 from frazil.reconstruct.basis_job import band_that_fits
@@ -94,6 +95,14 @@ def test_a_latent_dimension_alone_means_a_basis_and_disk_gives_what_memory_gives
         one, other = (tmp_path / where / "outputs" / name for where in ("memory", "disk"))
         assert one.read_bytes() == other.read_bytes(), name
     assert np.load(tmp_path / "disk" / "outputs" / "latent.npy").shape == (400, 2)
+    # learnt to shell 8, kept on 18 voxels, decoded on 24 as dense as the consensus
+    ensemble, (consensus, grid) = (
+        load_ensemble(tmp_path / "disk" / "outputs"),
+        read_volume(tmp_path / "disk" / "outputs" / "consensus.mrc"),
+    )
+    assert ensemble.volumes.shape[-1] == 18  # type: ignore[attr-defined]
+    decoded, coarse = ensemble.density(torch.zeros(2)).voxels(grid), low_pass(torch.as_tensor(consensus), 7)
+    assert float((low_pass(decoded, 7) * coarse).sum() / coarse.square().sum()) == pytest.approx(1, abs=0.15)
 
 
 def test_changes_are_looked_for_inside_the_focus_mask_only(run_frazil, moving_stack, tmp_path):

@@ -27,6 +27,7 @@ from frazil.reconstruct.consensus import checked_mask, planned_memory
 from frazil.reconstruct.linear import Halves
 from frazil.reconstruct.maps import Consensus
 from frazil.reconstruct.marching import marching_bands
+from frazil.reconstruct.maximisation import box_of
 from frazil.reconstruct.nonlinear import MOST_VOLUMES
 from frazil.reconstruct.whitened import WhitenedImages
 from frazil.reconstruct.within import learn_within
@@ -41,6 +42,8 @@ MARGIN = 2.0
 LEAST_BAND = 8
 # tables held per half at the peak: present, gradient, and the room of two for lists of voxels and products on the way
 TABLES_PER_HALF = 4
+# whole maps at the peak: those of the consensus, and those that the report draws
+MAPS = 16
 # the share of memory that coefficients may take before they go to disk, and that tables may take before they are made coarser
 SHARE_FOR_IMAGES, SHARE_FOR_TABLES = 0.6, 0.8
 
@@ -171,10 +174,12 @@ def planned_tables(band: int, box: int, count: int, config: Config) -> float:
     # the maps of the states are kept while one of them learns to move
     volumes = max(moving, basis.components) if basis.within == 0 else moving + basis.components
     table = table_voxels(band) * 2 * volumes * 4
-    transforms = 2 * 3 * (2 * box) ** 3 * 4  # one padded volume and its spectra in each half
+    own = box_of(box, band)
+    transforms = 2 * 3 * (2 * own) ** 3 * 4  # one padded volume and its spectra in each half
     # twice, in the pieces of a pass and in one: overlaps of volumes, covariance, shares of landmarks, pose and optics
     of_images = count * 2 * (2 * volumes**2 + config.basis.landmarks + 30) * 4
-    return 2 * TABLES_PER_HALF * table + 4 * volumes * box**3 * 4 + transforms + of_images + 5e8
+    maps = (4 * volumes * own**3 + MAPS * box**3) * 4
+    return 2 * TABLES_PER_HALF * table + maps + transforms + of_images + 5e8
 
 
 def read_whitened(

@@ -15,7 +15,6 @@ from frazil.physics.basis import BasisEnsemble
 from frazil.physics.grid import Grid
 from frazil.reconstruct.basis import BasisLearner
 from frazil.reconstruct.basis_state import BasisState
-from frazil.reconstruct.maximisation import resize_to
 
 if TYPE_CHECKING:
     from frazil.engine.job import Job
@@ -81,6 +80,8 @@ def write_results(learner: BasisLearner, state: BasisState, folder: Path) -> tup
     grid = learner.images.grid
     for name, volumes in (("", together), ("half_a", state.halves.a), ("half_b", state.halves.b)):
         interpolation = None if state.manifold is None else state.manifold.interpolation
-        ensemble = BasisEnsemble(resize_to(volumes, grid.box_size), grid, interpolation)
+        # on the box they were learnt on, which holds all that they are. Its spectra are those of the whole box: with fewer
+        # voxels to sum over, values are as much larger than those of the density
+        ensemble = BasisEnsemble(volumes * (volumes.shape[-1] / grid.box_size) ** 3, grid, interpolation)
         save_ensemble(folder / name, ensemble.in_units(found.unit))
     return good, component
