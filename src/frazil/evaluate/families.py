@@ -158,22 +158,30 @@ def spread_rows(count: int, wanted: int) -> list[int]:
 
 def state_figures(decoded: Iterable[Tensor], true: Tensor, mask: Tensor) -> dict[str, Any]:
     """Of one map per state; lists hold the figure of each."""
-    figures, lists = _figures(torch.stack(list(decoded)), true, mask)
+    figures, lists = _figures(zip(decoded, true, strict=True), mask)
     return figures | {f"per_state_{name}": values for name, values in lists.items()}
 
 
 def image_figures(made: Callable[[int], Tensor], true_map: TrueMaps, rows: list[int], mask: Tensor) -> dict[str, Any]:
     """Of the maps of single particles (CryoBench's per-image FSC-AUC)."""
-    pairs = torch.stack([made(row) for row in rows]), torch.stack([true_map(row) for row in rows])
-    return _figures(*pairs, mask)[0] | {"count": len(rows), "exact": true_map.exact}
+    pairs = ((made(row), true_map(row)) for row in rows)
+    return _figures(pairs, mask)[0] | {"count": len(rows), "exact": true_map.exact}
 
 
-def _figures(made: Tensor, true: Tensor, mask: Tensor) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Areas, resolutions, and, where the true maps differ, difference maps: spreads, and the list behind each."""
-    areas, resolutions = areas_and_resolutions(made, true, mask)
+def _figures(pairs: Iterable[tuple[Tensor, Tensor]], mask: Tensor) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Areas, resolutions, and, where the true maps differ, difference maps: spreads, and the list behind each.
+
+    Of each pair of a made and a true map only what is inside the mask is kept: a hundred whole maps may not fit in memory.
+    """
+    inside, curves, kept = mask > 0, [], []
+    for made, true in pairs:
+        curves.append(areas_and_resolutions(made[None], true[None], mask))
+        kept.append((made[inside], true[inside]))
+    made, true = (torch.stack(maps) for maps in zip(*kept, strict=True))
+    areas, resolutions = (torch.cat(values) for values in zip(*curves, strict=True))
     found = {"fsc_auc": areas, "resolution_0.5_px": resolutions}
     if float((true - true[0]).abs().max()) > 1e-4 * float(true.abs().max()):
-        found["difference_map_correlation"] = torch.tensor(difference_map_correlations(made, true, mask))
+        found["difference_map_correlation"] = torch.tensor(difference_map_correlations(made, true, mask[inside]))
     figures: dict[str, Any] = {name: spread(values) for name, values in found.items()}
-    figures["perfect_fsc_auc"] = perfect_area(true.shape[-1])
+    figures["perfect_fsc_auc"] = perfect_area(mask.shape[-1])
     return figures, {name: values.tolist() for name, values in found.items()}

@@ -11,8 +11,8 @@ from frazil.numerics.masks import raised_cosine, soft_sphere
 from frazil.numerics.shells import low_pass
 
 
-def correlation(a: Float[Tensor, "n n n"], b: Float[Tensor, "n n n"], mask: Tensor | None = None) -> float:
-    """Pearson correlation of the voxels of two maps; with a mask, weighted by it."""
+def correlation(a: Float[Tensor, "*voxels"], b: Float[Tensor, "*voxels"], mask: Tensor | None = None) -> float:
+    """Pearson correlation of the voxels of two maps, all or some in a row; with a mask, weighted by it."""
     weight = torch.ones_like(a, dtype=torch.float64) if mask is None else mask.double()
     total = weight.sum()
     a, b = a.double(), b.double()
@@ -22,9 +22,9 @@ def correlation(a: Float[Tensor, "n n n"], b: Float[Tensor, "n n n"], mask: Tens
 
 
 def difference_map_correlations(
-    decoded: Float[Tensor, "states n n n"], true: Float[Tensor, "states n n n"], mask: Tensor | None = None
+    decoded: Float[Tensor, "states *voxels"], true: Float[Tensor, "states *voxels"], mask: Tensor | None = None
 ) -> list[float]:
-    """For each state: correlation of (decoded - mean of the decoded) with (true - mean of the true).
+    """For each state: correlation of (decoded - mean of the decoded) with (true - mean of the true), see `correlation`.
 
     The rigid part drops out, so that only what moves is judged.
     """
