@@ -45,6 +45,8 @@ MOST_HELD, HELD_SHARE = 400, 0.2
 HIGH_SYMMETRY, FIRST_RESOLUTION = 12, 24.0
 # the most that a molecule fills of the box, and what is taken where no rim is to be seen
 SHARE_OF_BOX = 0.9
+# starts go on as long as the best explains unseen images better by this share of its log evidence, for so many turns at most
+CONVERGED, MOST_TURNS = 0.01, 8
 # rounds at the finest resolution for the best start
 POLISHING = 8
 # times that volumes are made of all images, and images compared with them, at the finest resolution
@@ -208,6 +210,8 @@ class _Searcher:
             known = Placed(self.known[self.rows], nothing.to(torch.int64), nothing)
             return self._finished(self._made(known, 1, self.levels[0]), ())
         guesses, evidence = self._started()
+        if not self.several:
+            guesses, evidence = self._continued(guesses, evidence)
         best = max(range(len(evidence)), key=evidence.__getitem__)
         told = ", ".join(f"{value:.2f}" for value in sorted(evidence, reverse=True))
         self.job.log(f"log evidence of unseen images after each start: {told}")
@@ -247,6 +251,32 @@ class _Searcher:
                 evidence.append(judged(level, unseen, guess))
                 self.job.metric(start=number, evidence=round(evidence[-1], 4))
                 self._save(guesses, evidence)
+        return guesses, evidence
+
+    def _continued(self, guesses: list[Guess], evidence: list[float]) -> tuple[list[Guess], list[float]]:
+        """The better half of the starts goes on, and the better half of these, until unseen images are explained no better.
+
+        How many rounds a start needs depends on the molecule: a large one that moves takes three times those of a small one
+        that does not, and until then the best start may not be the one that explains most.
+        """
+        level, rounds, count = self.first, self.settings.rounds_of(), self.settings.images_of()
+        guesses, evidence = list(guesses), list(evidence)
+        seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
+        order = sorted(range(len(evidence)), key=evidence.__getitem__, reverse=True)
+        for turn in range(1, MOST_TURNS + 1):
+            before = max(evidence)
+            order = order[: math.ceil(len(order) / 2)]
+            said = f"the best of them, {len(order)}" if len(order) > 1 else "the best of them"
+            with self.job.progress(len(order) * rounds, said, "rounds") as progress:
+                for number in order:
+                    generator = torch.Generator().manual_seed(self.seed + 104_729 * (number + 1) + 1_299_709 * turn)
+                    guesses[number] = run_rounds(
+                        level, seen, guesses[number], rounds, count, generator, cold=False, advance=progress.advance
+                    )
+                    evidence[number] = judged(level, unseen, guesses[number])
+            order.sort(key=evidence.__getitem__, reverse=True)
+            if max(evidence) - before < CONVERGED * abs(before):
+                break
         return guesses, evidence
 
     def _start(

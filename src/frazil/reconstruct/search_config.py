@@ -26,7 +26,12 @@ class SearchConfig(StageConfig):
         None, "random starts; the one that explains unseen images best goes on (8; 1 of several molecules)", ge=1
     )
     classes: int = setting(1, "different molecules to tell apart, each with a map of its own", ge=1, le=64)
-    rounds: int | None = setting(None, "rounds of a start (30; 200 of several molecules)", ge=1)
+    rounds: int | None = setting(
+        None,
+        "rounds of a start, after which the better starts go on by as many until they get no better (30; 200 of several "
+        "molecules, all there are)",
+        ge=1,
+    )
     images: int | None = setting(
         None, "images that a round of a start looks at, for each class (400; 40 of several molecules)", ge=10
     )
