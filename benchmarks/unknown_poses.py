@@ -3,8 +3,9 @@
 Sets: `rigid` (5,000 images of a molecule without symmetry), `preferred` (most of them seen from one side), `junk` (a fifth is
 no molecule), `mixture` (8 molecules, 250 images each), the four sets of the cryoDRGN paper with a basis learnt at the found
 poses, the same with as many images of half as many particles (`-pairs`: two views each, at a tilt of 45°), `large` (10,000
-images of 128 pixels of a hinge 240 Å across), and `apoferritin` (1,000 real particles, octahedral). Poses in the table are ignored. Each seed is a search of its own on the same images;
-results are kept one by one, and the table is of all that has been run.
+images of 128 pixels of a hinge 240 Å across), and `apoferritin` (1,000 real particles, octahedral). Poses in the table are
+ignored. Each seed is a search of its own on the same images; results are kept one by one, and the table is of all that has
+been run.
 
     .venv/bin/python benchmarks/unknown_poses.py [--sets rigid apoferritin] [--seeds 10] [--data FOLDER]
 """
@@ -64,7 +65,7 @@ CASES = (
 # a large molecule that moves: the search alone, as its map decides what all the rest can reach
 LARGE = Case(
     "large",
-    tuple("--set linear-1d --count 10000 --box 128 --pixel-size 2.5 --snr 0.05 --seed 1".split()),
+    ("--set", "linear-1d", "--count", "10000", "--box", "128", "--pixel-size", "2.5", "--snr", "0.05", "--seed", "1"),
     ("--refine.rounds", "0"),
     3.0,
 )

@@ -46,6 +46,8 @@ SHIFT_STEP = 0.31
 MOSTLY_SIGNAL = 0.9
 # the share of a class never falls below this part of an even share
 LEAST_SHARE = 0.1
+# starts go on as long as the best explains unseen images better by this share of its log evidence, for so many turns at most
+CONVERGED, MOST_TURNS = 0.01, 8
 # times that priors are turned until each class has its part of the images
 BALANCING = 100
 
@@ -278,3 +280,30 @@ def judged(level: Level, images: CoarseImages, guess: Guess) -> float:
     plain = replace(guess.at(level), noise=torch.ones(level.low.band + 1))
     match, _, _ = level.match(plain, images, level.rotations())
     return float(match.evidence.mean())
+
+
+def continued(
+    guesses: list[Guess],
+    evidence: list[float],
+    go_on: Callable[[dict[int, Guess], int], dict[int, Guess]],
+    judge: Callable[[Guess], float],
+) -> tuple[list[Guess], list[float]]:
+    """The better half of the starts goes on, then the better half of these, until unseen images are explained no better.
+
+    How many rounds a start needs depends on the molecule: a large one that moves takes three times those of a small one that
+    does not, and until then the best start may not be the one that explains most.
+
+    Args:
+        go_on: some starts by number, and which turn it is, to the same starts after more rounds. judge: their evidence.
+    """
+    guesses, evidence = list(guesses), list(evidence)
+    order = sorted(range(len(evidence)), key=evidence.__getitem__, reverse=True)
+    for turn in range(1, MOST_TURNS + 1):
+        before = max(evidence)
+        order = order[: math.ceil(len(order) / 2)]
+        for number, guess in go_on({number: guesses[number] for number in order}, turn).items():
+            guesses[number], evidence[number] = guess, judge(guess)
+        order.sort(key=evidence.__getitem__, reverse=True)
+        if max(evidence) - before < CONVERGED * abs(before):
+            break
+    return guesses, evidence

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
@@ -30,7 +31,16 @@ from frazil.numerics.fourier import HalfPlane
 from frazil.numerics.symmetry import point_group
 from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
-from frazil.reconstruct.ab_initio import MOSTLY_SIGNAL, Guess, Level, Search, judged, random_guess, run_rounds
+from frazil.reconstruct.ab_initio import (
+    MOSTLY_SIGNAL,
+    Guess,
+    Level,
+    Search,
+    continued,
+    judged,
+    random_guess,
+    run_rounds,
+)
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.centring import Centring, moved
 from frazil.reconstruct.diameter import estimated_diameter
@@ -45,8 +55,6 @@ MOST_HELD, HELD_SHARE = 400, 0.2
 HIGH_SYMMETRY, FIRST_RESOLUTION = 12, 24.0
 # the most that a molecule fills of the box, and what is taken where no rim is to be seen
 SHARE_OF_BOX = 0.9
-# starts go on as long as the best explains unseen images better by this share of its log evidence, for so many turns at most
-CONVERGED, MOST_TURNS = 0.01, 8
 # rounds at the finest resolution for the best start
 POLISHING = 8
 # times that volumes are made of all images, and images compared with them, at the finest resolution
@@ -211,7 +219,8 @@ class _Searcher:
             return self._finished(self._made(known, 1, self.levels[0]), ())
         guesses, evidence = self._started()
         if not self.several:
-            guesses, evidence = self._continued(guesses, evidence)
+            unseen = self.first.cut(self.images[self.held])
+            guesses, evidence = continued(guesses, evidence, self._going_on, partial(judged, self.first, unseen))
         best = max(range(len(evidence)), key=evidence.__getitem__)
         told = ", ".join(f"{value:.2f}" for value in sorted(evidence, reverse=True))
         self.job.log(f"log evidence of unseen images after each start: {told}")
@@ -253,31 +262,18 @@ class _Searcher:
                 self._save(guesses, evidence)
         return guesses, evidence
 
-    def _continued(self, guesses: list[Guess], evidence: list[float]) -> tuple[list[Guess], list[float]]:
-        """The better half of the starts goes on, and the better half of these, until unseen images are explained no better.
-
-        How many rounds a start needs depends on the molecule: a large one that moves takes three times those of a small one
-        that does not, and until then the best start may not be the one that explains most.
-        """
+    def _going_on(self, guesses: dict[int, Guess], turn: int) -> dict[int, Guess]:
+        """Some starts after as many rounds again."""
         level, rounds, count = self.first, self.settings.rounds_of(), self.settings.images_of()
-        guesses, evidence = list(guesses), list(evidence)
-        seen, unseen = (level.cut(self.images[rows]) for rows in (self.pool, self.held))
-        order = sorted(range(len(evidence)), key=evidence.__getitem__, reverse=True)
-        for turn in range(1, MOST_TURNS + 1):
-            before = max(evidence)
-            order = order[: math.ceil(len(order) / 2)]
-            said = f"the best of them, {len(order)}" if len(order) > 1 else "the best of them"
-            with self.job.progress(len(order) * rounds, said, "rounds") as progress:
-                for number in order:
-                    generator = torch.Generator().manual_seed(self.seed + 104_729 * (number + 1) + 1_299_709 * turn)
-                    guesses[number] = run_rounds(
-                        level, seen, guesses[number], rounds, count, generator, cold=False, advance=progress.advance
-                    )
-                    evidence[number] = judged(level, unseen, guesses[number])
-            order.sort(key=evidence.__getitem__, reverse=True)
-            if max(evidence) - before < CONVERGED * abs(before):
-                break
-        return guesses, evidence
+        seen, found = level.cut(self.images[self.pool]), {}
+        said = f"the best of them, {len(guesses)}" if len(guesses) > 1 else "the best of them"
+        with self.job.progress(len(guesses) * rounds, said, "rounds") as progress:
+            for number, guess in guesses.items():
+                generator = torch.Generator().manual_seed(self.seed + 104_729 * (number + 1) + 1_299_709 * turn)
+                found[number] = run_rounds(
+                    level, seen, guess, rounds, count, generator, cold=False, advance=progress.advance
+                )
+        return found
 
     def _start(
         self, level: Level, images: CoarseImages, generator: torch.Generator, advance: Callable[[int], None]
