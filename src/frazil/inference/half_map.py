@@ -95,7 +95,8 @@ class HalfMap:
         width = size // 2 + 1
         kept = min(reach, width - 1, (size - 1) // 2)
         weight = self.shell_weight()
-        full = torch.zeros(size, size, width, dtype=torch.complex64)
+        precise = weight.dtype if ratio is None else ratio.dtype
+        full = torch.zeros(size, size, width, dtype=torch.promote_types(torch.complex64, precise))
         rows = torch.arange(-kept, kept + 1) % size
         # plane by plane: whole spectra of what is between the sums and the quotient would take most of the memory
         for z in range(-kept, kept + 1):

@@ -316,7 +316,9 @@ class _Searcher:
     def _save(self, guesses: list[Guess], evidence: list[float]) -> None:
         tensors: dict[str, Tensor] = {}
         for number, guess in enumerate(guesses):
-            tensors |= under(str(number), {"volumes": guess.volumes, "noise": guess.noise, "share": guess.share})
+            rounds, names = torch.tensor(guess.rounds), ("volumes", "numerator", "weight", "noise", "share")
+            kept = {name: getattr(guess, name) for name in names if getattr(guess, name) is not None}
+            tensors |= under(str(number), kept | {"rounds": rounds})
         told: dict[str, Any] = {"evidence": evidence, "metrics": self.job.metrics.text()}
         save_checkpoint(self.path, tensors, told)
 
@@ -328,7 +330,8 @@ class _Searcher:
         guesses: list[Guess] = []
         for number in range(len(told["evidence"])):
             own = part(str(number), tensors)
-            guesses.append(Guess(own["volumes"], None, None, own["noise"], own["share"]))
+            sums = own.get("numerator"), own.get("weight")
+            guesses.append(Guess(own["volumes"], *sums, own["noise"], own["share"], int(own["rounds"])))
         return guesses, list(told["evidence"])
 
     # -------------------------------------------------------------------------------------------------- all particles
