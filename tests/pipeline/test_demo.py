@@ -16,7 +16,7 @@ from frazil.cli import main
 from frazil.data.mrc import read_volume
 from frazil.data.stack import read_particles
 
-TINY = ("--count", "60", "--box", "16", "--width", "8", "--epochs", "1", "--device", "cpu", "--threads", "1")
+TINY = ("--count", "60", "--box", "16", "--latent-dim", "3", "--device", "cpu", "--threads", "1")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +59,7 @@ def test_every_step_is_told_as_a_command_and_leaves_a_job(demo: tuple[Path, str]
 def test_the_steps_fit_together(demo: tuple[Path, str]) -> None:
     out, _ = demo
     latent = np.load(out / "ensemble" / "outputs" / "latent.npy")
-    assert latent.shape == (60, 8) and np.isfinite(latent).all()
+    assert latent.shape == (60, 3) and np.isfinite(latent).all()
     assert read_particles(out / "analyze" / "outputs" / "states.star").count == 60
     values, grid = read_volume(out / "decode" / "outputs" / "volumes" / "volume_000.mrc")
     assert grid.box_size == 16 and grid.pixel_size == 16.0 and np.isfinite(values.numpy()).all()
@@ -72,7 +72,7 @@ def test_the_report_shows_the_motion_the_truth_and_the_scores(demo: tuple[Path, 
         assert words in page
     assert "data:image/gif;base64," in page
     scores = json.loads((out / "outputs" / "scores.json").read_text())
-    assert 0 <= scores["latent"]["spearman_pc1"] <= 1 and "consensus" in scores and "states" in scores
+    assert 0 <= scores["latent"]["spearman_isomap"] <= 1 and "consensus" in scores and "states" in scores
 
 
 def test_the_closing_lines_say_how_good(demo: tuple[Path, str]) -> None:

@@ -1,11 +1,11 @@
-"""The whole way in a few minutes: from a generated molecule that bends to a report that shows it bending.
+"""The whole way in a minute or two: from a generated molecule that bends to a report that shows it bending.
 
     frazil demo
 
 Simulates 2,000 noisy images of a hinge in random orientations, makes a consensus map of them, learns an ensemble of
-conformations (a variational autoencoder with a neural field, as in the preset cryodrgn but smaller), analyses it, and
-compares all of it with the truth. Each step is a command of its own, said before it runs, and leaves a job folder below
-the demo's: the same command repeats it. A demo that was stopped goes on where it stopped.
+conformations (the preset frazil: a basis of volumes, in two halves), analyses it, and compares all of it with the truth.
+Each step is a command of its own, said before it runs, and leaves a job folder below the demo's: the same command repeats
+it. A demo that was stopped goes on where it stopped.
 
 With `--data DIR` it reconstructs the real particles of `DIR/apoferritin/particles/particles.star` instead, with their
 octahedral symmetry.
@@ -32,8 +32,9 @@ class Config(JobConfig):
     data: Path | None = setting(None, "folder with apoferritin/particles/particles.star: run on these real particles")
     count: int = setting(2000, "number of simulated particles", ge=50)
     box: int = setting(64, "side of the simulated images, pixels", ge=16)
-    epochs: int = setting(15, "passes over the particles to learn the ensemble", ge=1)
-    width: int = setting(256, "units per layer of the networks", ge=8)
+    latent_dim: int | None = setting(
+        None, "latent coordinates of the ensemble (as many as the images ask for unless given)", ge=1, le=8
+    )
 
 
 def run(config: Config, job: Job) -> None:

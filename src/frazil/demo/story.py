@@ -32,7 +32,6 @@ def run_demo(config: Config, job: Job) -> None:
 def run_hinge(config: Config, job: Job) -> None:
     """Simulate a hinge, reconstruct it, and say how well."""
     began = time.monotonic()
-    # broad beads and a longer step than the preset's: the motion is learnt within the few minutes of a demo
     steps = Steps(config, job, 6, [])
     seed = str(config.seed)
     simulated = steps.run(
@@ -42,12 +41,8 @@ def run_hinge(config: Config, job: Job) -> None:
     )  # fmt: skip
     particles = str(simulated / "outputs" / "particles.star")
     consensus = steps.run("consensus", "reconstruct", particles, "--seed", seed)
-    width = str(config.width)
-    ensemble = steps.run(
-        "ensemble", "reconstruct", particles, "--preset", "cryodrgn", "--train.width", width,
-        "--train.encoder-width", width, "--train.epochs", str(config.epochs), "--train.learning-rate", "3e-4",
-        "--seed", seed,
-    )  # fmt: skip
+    coordinates = [] if config.latent_dim is None else ["--latent-dim", str(config.latent_dim)]
+    ensemble = steps.run("ensemble", "reconstruct", particles, "--preset", "frazil", *coordinates, "--seed", seed)
     analysis = steps.run("analyze", "analyze", str(ensemble), "--seed", seed, "--umap", "never")
     truth = read_truth(simulated)
     rows = shown_rows(truth)
@@ -107,8 +102,8 @@ def good_line(scores: dict[str, Any]) -> str:
     """How good the demo's ensemble is, in one line."""
     parts = []
     latent = scores.get("latent", {})
-    if "spearman_pc1" in latent:
-        parts.append(f"latent against truth: |Spearman| {latent['spearman_pc1']:.2f}")
+    if "spearman_isomap" in latent:
+        parts.append(f"order along the motion, against truth: |Spearman| {latent['spearman_isomap']:.3f}")
     difference = scores.get("states", {}).get("difference_map_correlation", {})
     if "median" in difference:
         parts.append(f"what moves, against truth: correlation {difference['median']:.2f}")
