@@ -18,11 +18,12 @@ from frazil.numerics.masks import soft_sphere
 from frazil.numerics.rotations import from_rotation_vector, random_rotations
 from frazil.numerics.shells import shell_correlation
 from frazil.numerics.symmetry import point_group
+from frazil.physics.pose import Pose
 from frazil.reconstruct import Config
 from frazil.reconstruct.ab_initio import improved, random_guess
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.diameter import estimated_diameter
-from frazil.reconstruct.found_by_search import degrees_apart
+from frazil.reconstruct.found_by_search import degrees_apart, still_lost
 from frazil.reconstruct.search import search_of
 
 FAST = ("--search.starts", 3, "--search.rounds", 25, "--search.images", 300, "--no-report", "--refine.rounds", 3)
@@ -196,3 +197,12 @@ def test_settings_that_contradict_a_search_are_refused(
 ) -> None:
     done = run_frazil("reconstruct", small_stack, *flags, "--out", tmp_path / "job")
     assert (done.code, words in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(("lost", "doubt"), [(0, None), (14, None), (24, "caution: 24% of the particles")])
+def test_a_map_is_in_doubt_where_many_particles_are_still_lost(lost: int, doubt: str | None) -> None:
+    rotation = random_rotations(100, torch.Generator().manual_seed(0))
+    before = Pose(rotation, torch.zeros(100, 2))
+    after = Pose(torch.cat((rotation[:lost].flip(1), rotation[lost:])), before.shift)
+    said = still_lost(before, after)
+    assert said is None if doubt is None else said is not None and said.startswith(doubt) and "--seed" in said

@@ -13,7 +13,6 @@ from frazil.data.mrc import read_volume
 from frazil.data.stack import read_particles
 from frazil.data.truth import Truth
 from frazil.engine.report import write_report
-from frazil.evaluate.latents import isomap, thinned
 from frazil.figures import curves, latent, maps, poses, raymarch, strips
 from frazil.figures.section import Section
 from frazil.numerics.shells import shell_correlation
@@ -55,6 +54,8 @@ def hinge_report(
     write_report(job, "A hinge, simulated and found again", sections, key_figures(scores))
 
 
+# of the curve through the latents: particles that it is drawn through, and neighbours of each
+MOST_POINTS, NEIGHBOURS = 2000, 30
 # what is said of the scores: words, path in the scores, how it is written
 SCORECARD = (
     (
@@ -128,6 +129,8 @@ def truth_section(truth: Truth, states: Sequence[int], decoded: Path) -> Section
 
 def latent_section(truth: Truth, analysis: Path) -> Section:
     """The latent map, and the place along the curve through it against the true coordinate."""
+    from sklearn.manifold import Isomap
+
     coordinates = np.load(analysis / "outputs" / "pca.npy")
     section = Section(
         "The latent space",
@@ -136,8 +139,8 @@ def latent_section(truth: Truth, analysis: Path) -> Section:
     )
     section.figures["latent_map"] = latent.density(coordinates[:, :2], "Principal components of the latent")
     if truth.latent is not None:
-        rows = thinned(len(coordinates))
-        place, angle = isomap(coordinates[rows], 1)[:, 0], truth.latent[rows, 0]
+        some, angle = coordinates[:MOST_POINTS], truth.latent[:MOST_POINTS, 0]
+        place = Isomap(n_neighbors=min(NEIGHBOURS, len(some) - 1), n_components=1).fit_transform(some)[:, 0]
         rank = abs(spearman(torch.from_numpy(place), torch.from_numpy(angle).double()))
         section.figures["latent_against_truth"] = latent.against_truth(
             place,
