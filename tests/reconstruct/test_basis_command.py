@@ -161,6 +161,7 @@ def test_conformations_are_as_fine_as_memory_allows(run_frazil, moving_stack, tm
     log = (tmp_path / "job" / "log.txt").read_text()
     assert "conformations to 19.2 Å, as memory allows; to 17.5 Å they need 0.71 GB (--memory)" in log
     assert np.load(tmp_path / "job" / "outputs" / "latent.npy").shape[0] == 400
+    assert (tmp_path / "job" / "checkpoints" / "basis_band.txt").read_text() == "10\n"
 
 
 def test_a_resolution_that_does_not_fit_in_memory_is_refused_with_one_that_does(run_frazil, moving_stack, tmp_path):
@@ -169,19 +170,21 @@ def test_a_resolution_that_does_not_fit_in_memory_is_refused_with_one_that_does(
     assert done.code == 2
     assert "conformations to 17.5 Å need 0.71 GB of memory" in done.stderr
     assert "Ask for 19.2 Å with --basis.resolution" in done.stderr
+    # nothing has begun: the same command may have more memory the next time
+    assert not (tmp_path / "job" / "checkpoints" / "basis_band.txt").exists()
 
 
 def test_a_job_taken_up_again_is_as_fine_as_it_began(moving_stack, tmp_path):
     """Memory comes and goes; the result must not."""
     particles, config = read_particles(moving_stack), Config(particles=moving_stack, density="basis")
-    bands = []
-    for memory, resumed in ((0.7e9, False), (64e9, True), (64e9, False)):
+    bands, began = [], tmp_path / "basis_band.txt"
+    began.write_text("10\n")
+    for memory, resumed in ((0.7e9, True), (64e9, True), (64e9, False)):
         job = SimpleNamespace(
-            checkpoints=tmp_path,
             resumed=resumed,
             processes=Processes(),
             log=print,
             memory_to_be_had=lambda memory=memory: memory,
         )
-        bands.append(band_that_fits(12, particles, config, cast(Job, job), "basis"))
+        bands.append(band_that_fits(12, particles, config, cast(Job, job), began))
     assert bands == [10, 10, 12]

@@ -19,7 +19,7 @@ from frazil.numerics.rotations import from_rotation_vector, random_rotations
 from frazil.numerics.shells import shell_correlation
 from frazil.numerics.symmetry import point_group
 from frazil.physics.pose import Pose
-from frazil.reconstruct import Config
+from frazil.reconstruct import Config, found_by_search
 from frazil.reconstruct.ab_initio import improved, random_guess
 from frazil.reconstruct.basis_job import measured_noise
 from frazil.reconstruct.diameter import estimated_diameter
@@ -48,9 +48,14 @@ def test_poses_are_found_from_nothing(run_frazil: Any, rigid_stack: Path, tmp_pa
     assert found["shift_error_median_px"] < 0.5
     lines = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
     assert [line["start"] for line in lines if "start" in line] == [0, 1, 2]
+    said = done.stdout + done.stderr
+    assert "the best of them, 2: 50 rounds" in said and "caution" not in said
 
 
-def test_a_table_without_poses_is_searched(run_frazil: Any, rigid_stack: Path, tmp_path: Path) -> None:
+def test_a_table_without_poses_is_searched_and_the_log_says_where_the_map_is_in_doubt(
+    run_frazil: Any, rigid_stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found_by_search, "MANY", -1.0)  # however few particles are lost
     star = rigid_stack.parent / "bare.star"
     text = rigid_stack.read_text()
     for name in ("AngleRot", "AngleTilt", "AnglePsi"):
@@ -60,6 +65,7 @@ def test_a_table_without_poses_is_searched(run_frazil: Any, rigid_stack: Path, t
         "reconstruct", star, *FAST, "--search.diameter", 150, "--search.resolution", 14, "--out", tmp_path / "job"
     )
     assert done.code == 0, done.stderr
+    assert "so the map may be wrong" in (tmp_path / "job" / "log.txt").read_text()
     assert angles(tmp_path / "job", rigid_stack)["rotation_error_median"] < 4
 
 

@@ -100,8 +100,11 @@ def begin_learning(
     given = config.basis.focus_mask
     focus = None if given is None else checked_mask(given, particles.grid, "focus mask")
     noise = measured_noise(particles)
-    band = band_that_fits(working_band(consensus, config.basis.resolution), particles, config, job, file)
+    began = job.checkpoints / f"{file}_band.txt"
+    band = band_that_fits(working_band(consensus, config.basis.resolution), particles, config, job, began)
     images = read_whitened(particles, band, noise, config, job, sign)
+    if job.processes.first:  # not before: a job that had no memory to begin decides anew
+        write_text(began, f"{band}\n")
     learner = BasisLearner(images, config.basis, config.latent_dim, config.symmetry, config.seed, focus, file=file)
     halves = Halves(consensus.half_a[None], consensus.half_b[None], torch.ones(len(images), 2), 0.0)
     return learner, BasisState(halves, noise)
@@ -117,20 +120,23 @@ def working_band(consensus: Consensus, resolution: float | None) -> int:
     return max(min(LEAST_BAND, grid.last_shell), min(grid.last_shell, math.ceil(shell)))
 
 
-def band_that_fits(wanted: int, particles: Particles, config: Config, job: Job, file: str) -> int:
+def band_that_fits(wanted: int, particles: Particles, config: Config, job: Job, began: Path) -> int:
     """The highest shell, up to the one that is wanted, for whose tables there is memory.
 
     It decides the result, and memory comes and goes: a job that is taken up again keeps what it began with.
 
+    Args:
+        began: a file that holds the shell, once a job has begun.
+
     Raises:
         InputError: where a resolution was asked for and does not fit, or none does.
     """
-    grid, count, path = particles.grid, particles.count, job.checkpoints / f"{file}_band.txt"
+    grid, count = particles.grid, particles.count
     room = job.memory_to_be_had()
 
     def fitting() -> int:
-        if job.resumed and path.is_file():
-            return int(path.read_text())
+        if job.resumed and began.is_file():
+            return int(began.read_text())
         if room is None:
             return wanted
         bands = range(min(LEAST_BAND, wanted), wanted + 1)
@@ -138,8 +144,6 @@ def band_that_fits(wanted: int, particles: Particles, config: Config, job: Job, 
         return max(fits, default=bands[0])
 
     band = job.processes.from_first(fitting)
-    if job.processes.first:
-        write_text(path, f"{band}\n")
     if band == wanted:
         return band
     needed = planned_tables(wanted, grid.box_size, count, config) / SHARE_FOR_TABLES / GIGABYTE
